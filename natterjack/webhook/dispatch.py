@@ -112,19 +112,20 @@ class Dispatcher:
         if answer.outcome == "delivered":
             await delivery.ack()
             metrics.sent.inc()
-            del self._waiting[event_id]
+            self._waiting.pop(event_id, None)
             return
         assert answer.cause is not None
         metrics.failed[answer.cause].inc()
+        seconds = self._scale * delay(delivery.attempt, self._chance(), answer.retry_after)
         if answer.outcome == "gone":
             self.gone.set()
+            seconds = 0.0  # the next process asks at once
         elif delivery.attempt >= MAX_ATTEMPTS:
             await self._give_up(delivery, f"{answer.reason}, {delivery.attempt} times")
             return
         if answer.outcome == "throttled":
             pause = (answer.retry_after or _THROTTLE_S) * self._scale
             self._resume_at = max(self._resume_at, time.monotonic() + pause)
-        seconds = self._scale * delay(delivery.attempt, self._chance(), answer.retry_after)
         self._waiting[event_id] = (published_at, time.monotonic() + seconds + MARGIN_S)
         await delivery.retry(seconds)
 

@@ -22,8 +22,7 @@ def delay(attempt: int, chance: float, retry_after: float | None = None) -> floa
     """
     seconds = min(LONGEST_S, FIRST_S * 2.0 ** min(attempt - 1, 32))
     jittered = seconds * (1 - _JITTER + 2 * _JITTER * chance)
-    asked = min(retry_after or 0.0, MAX_RETRY_AFTER_S)
-    return max(jittered, asked * (1 + _JITTER * chance))
+    return max(jittered, (retry_after or 0.0) * (1 + _JITTER * chance))
 
 
 def _attempts() -> int:
@@ -40,8 +39,8 @@ MAX_ATTEMPTS = _attempts()
 
 
 def parse_retry_after(text: str | None, now: datetime) -> float | None:
-    """Seconds that the header `Retry-After` asks for, as a number or a date; None if it is absent
-    or has no meaning."""
+    """Seconds that the header `Retry-After` asks for, as a number or a date, up to an hour; None if
+    it is absent or has no meaning."""
     if text is None:
         return None
     text = text.strip()
@@ -53,4 +52,4 @@ def parse_retry_after(text: str | None, now: datetime) -> float | None:
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())
+    return min(max(0.0, (moment - now).total_seconds()), MAX_RETRY_AFTER_S)

@@ -62,13 +62,14 @@ async def sending(
     parallel: int = 16,
     scale: float = 0.002,
     timeout: float | None = None,
+    ack_wait: float | None = None,
 ) -> AsyncIterator[Webhook]:
     settings = WebhookSettings(
         url=receiver.url, secret=SECRET, allow_private=True, timeout_seconds=timeout or bound(20)
     )
     metrics = WebhookMetrics("webhook")
     async with Sender(settings) as sender, durable(
-        "webhook", kinds=stored_kinds(kinds), start="start", ack_wait=bound(60),
+        "webhook", kinds=stored_kinds(kinds), start="start", ack_wait=ack_wait or bound(60),
         max_in_flight=parallel, broker=broker,
     ) as deliveries:  # fmt: skip
         dispatcher = Dispatcher(sender, metrics, kinds, parallel, scale=scale)
@@ -218,6 +219,26 @@ async def test_what_was_answered_too_late_comes_again_with_the_same_id_and_conte
     assert (first.id, first.event) == (second.id, second.event)
     assert by_session(receiver.ids) == {"a": [0, 1, 2]}
     late.set()
+
+
+async def test_an_event_that_is_delivered_again_while_it_is_being_sent(
+    ready_broker: Broker, receiver: Receiver
+) -> None:
+    """As after a pause of this process that was longer than a request may take."""
+    again = asyncio.Event()
+
+    async def answer(one: Received) -> web.StreamResponse:
+        if len(receiver.received) == 2:
+            again.set()
+        await again.wait()
+        return web.Response()
+
+    receiver.answer = answer
+    await publish(ready_broker, interleaved("a", range(3)))
+    async with sending(ready_broker, receiver, ack_wait=0.1):
+        await until(lambda: "session-a:2" in receiver.ids, "the last one")
+    assert receiver.received[0].id == receiver.received[1].id
+    assert by_session(receiver.ids) == {"a": [0, 1, 2]}
 
 
 async def test_a_receiver_that_is_away_for_an_hour(
