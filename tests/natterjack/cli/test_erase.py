@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import natterjack
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.cli.erase import targets
@@ -20,7 +21,7 @@ from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 from tests.edge_capture.program import Edge
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.nats_server import NatsServer
-from tests.waiting import until
+from tests.waiting import until, within
 from tests.worker.programs import (
     Speaker,
     StartWorker,
@@ -123,8 +124,15 @@ async def test_all_data_of_a_tenant_is_removed_and_nothing_else(
     await queue_empty(broker)
     worker.signal(signal.SIGTERM)  # it writes its usage records
     assert await worker.wait() == 0
+    # A durable consumer rejects an event of each session.
+    durable = natterjack.durable("x", start="start", settings=broker_settings)
+    async with durable as deliveries, within(60):
+        for delivery in [await anext(deliveries) for _ in speakers]:
+            await delivery.reject("not wanted")
     before, other = await stored(broker, "acme"), await stored(broker, "other")
-    assert {*before} == {"STT_AUDIO", "STT_TRANSCRIPTS", "KV_stt_sessions", "KV_stt_usage"}
+    assert {*before} == {
+        "STT_AUDIO", "STT_TRANSCRIPTS", "STT_DEAD_LETTERS", "KV_stt_sessions", "KV_stt_usage",
+    }  # fmt: skip
 
     counted = await erase(nats_server, "--tenant", "acme", "--dry-run")
     assert "nothing was removed" in counted
@@ -134,6 +142,7 @@ async def test_all_data_of_a_tenant_is_removed_and_nothing_else(
     rest = await stored(broker, "acme")
     assert 0 < rest["STT_TRANSCRIPTS"] < before["STT_TRANSCRIPTS"]
     assert rest["KV_stt_sessions"] == 1
+    assert (before["STT_DEAD_LETTERS"], rest["STT_DEAD_LETTERS"]) == (2, 1)
 
     await erase(nats_server, "--tenant", "acme", "--yes")
     assert await stored(broker, "acme") == {"KV_stt_usage": before["KV_stt_usage"]}
