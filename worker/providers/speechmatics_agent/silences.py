@@ -13,6 +13,8 @@ from typing import Final
 from ..estimate import Span
 from ..voice import BLOCK_SECONDS, Voice
 
+_PIECE_SECONDS: Final = 0.25
+"""Audio that is examined at once: most of the cost is that of each call."""
 _GAP_SECONDS: Final = 0.2
 """Sounds less than this apart are one."""
 _FADE_SECONDS: Final = 0.5
@@ -32,7 +34,10 @@ class Silences:
         self._margin = margin_seconds
         self._noise_margin = noise_margin_seconds
         self._voice = Voice(sample_rate)
+        self._piece_bytes = round(2 * _PIECE_SECONDS * sample_rate)
+        self._unheard = bytearray()
         self._blocks = 0
+        """Number of blocks that were examined."""
         self._sounds: deque[Span] = deque()
         """Sounds that may lie after the frontier, oldest first."""
 
@@ -40,7 +45,11 @@ class Silences:
         """Listen to audio that is sent."""
         if not self._margin:
             return
-        for block in self._voice.feed(audio):
+        self._unheard += audio
+        if len(self._unheard) < self._piece_bytes:
+            return
+        piece, self._unheard = bytes(self._unheard), bytearray()
+        for block in self._voice.feed(piece):
             start = self._blocks * BLOCK_SECONDS
             self._blocks += 1
             if block.voiced:
@@ -57,7 +66,7 @@ class Silences:
             return frontier
         while self._sounds and self._sounds[0][1] <= frontier + _FADE_SECONDS:
             self._sounds.popleft()
-        end = acknowledged - self._margin
+        end = min(acknowledged - self._margin, self._blocks * BLOCK_SECONDS)
         if self._sounds:
             end = min(end, self._sounds[0][0] - _BEFORE_SECONDS)
             if self._noise_margin:

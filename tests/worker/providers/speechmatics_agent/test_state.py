@@ -92,6 +92,13 @@ def test_in_a_turn_that_nobody_ends_interims_show_words() -> None:
     assert spans(blind.hear(*[SECOND] * 60)) == []
 
 
+def test_audio_that_was_not_examined_is_no_silence() -> None:
+    silences = Silences(16000, 0.05, 0)
+    silences.sent(SECOND)
+    silences.sent(SECOND[:1600])
+    assert silences.until(0.0, 1.1) == 1.0
+
+
 def test_no_margin_is_no_silence() -> None:
     silences = Silences(16000, 0, 0)
     silences.sent(SECOND)
