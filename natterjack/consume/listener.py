@@ -198,14 +198,15 @@ class Listener:
         while True:
             if reader.renewals != self._renewals:
                 self._renewals, behind = reader.renewals, True
-                if self._until == "stored" and self._left is None:
-                    self._left = reader.pending
+            if self._left is None and self._until == "stored" and reader.settled:
+                self._left = reader.pending
             while self._markers:
                 yield self._markers.popleft()
-            if behind and not reader.pending and not reader.waiting:
+            caught_up = reader.settled and (not reader.pending or self._left == 0)
+            if behind and caught_up:
                 behind = False
                 yield CaughtUp(str(reader.position) if reader.position else None)
-            if self._ended(reader.pending):
+            if caught_up and self._until is not None and self._ended():
                 return
             if self._interims and not behind and not reader.waiting:
                 # Let the connection be read first: a final may be there that makes them stale.
@@ -218,18 +219,16 @@ class Listener:
             if message is None:
                 self._raise_refusal()
                 continue
-            if self._left is not None:
-                self._left -= 1
             event = self._decode(message)
             while self._markers:
                 yield self._markers.popleft()
             if event is not None:
                 yield event
+            if self._left is not None:
+                self._left -= 1
 
-    def _ended(self, pending: int) -> bool:
-        if self._left is not None:
-            return self._left <= 0 or not pending
-        return self._sessions is not None and not pending and self._sessions.ended(time.time())
+    def _ended(self) -> bool:
+        return self._sessions is None or self._sessions.ended(time.time())
 
     def _patience(self) -> float:
         wait = None if self._sessions is None else self._sessions.wait(time.time())

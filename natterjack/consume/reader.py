@@ -120,6 +120,11 @@ class DurableReader:
         """True if received messages wait to be read."""
         return self._ahead is not None and self._ahead.waiting
 
+    @property
+    def settled(self) -> bool:
+        """True once it is known where the consumer begins, so that `pending` counts what is due."""
+        return self._current and not self._checking
+
     async def begin(self) -> None:
         """Set where new messages begin; wait while the broker is away, or the stream with `waits`.
 
@@ -158,6 +163,8 @@ class DurableReader:
             return None
         if message is None:
             self._raise_refusal()
+            if self._checking and self._after is not None:  # it was erased just now
+                self._go_by_time(self._after)
             return None
         return message if self.admit(message) else None
 
@@ -173,7 +180,6 @@ class DurableReader:
             assert self._after is not None
             self._checking = False
             if position != self._after:
-                self.pending += 1  # it is read again, by time
                 self._go_by_time(self._after)
             return False
         if position.stored_ns <= self._skip_ns:
