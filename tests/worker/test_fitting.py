@@ -202,3 +202,11 @@ def test_a_text_of_megabytes_without_spaces_is_divided_quickly() -> None:
     first, second = divided(Final("x" * 10_000_000, 0.0, 2.0))
     assert len(first.text) == len(second.text) == 5_000_000
     assert time.process_time() - started < 1.0
+
+
+def test_labels_go_after_the_request() -> None:
+    fields = {"request": {"a": 1}, "labels": {"queue": "sales" * 100}, "reason": "r" * 40}
+    smaller = shortened(fields)
+    assert smaller == {**fields, "shortened": True, "request": None}
+    assert shortened(smaller) == {**smaller, "labels": None}
+    assert shortened({"labels": {}, "text": ""}) is None

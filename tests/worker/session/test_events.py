@@ -250,3 +250,14 @@ async def test_usage_events_are_due_at_intervals_and_on_warnings(
     assert not schedule.check(61.0)
     schedule.warn(None)
     assert schedule.check(62.0)
+
+
+async def test_a_session_says_at_its_beginning_and_its_end_what_it_is(outlet: Published) -> None:
+    spec = SPEC.model_copy(update={"labels": {"queue": "sales"}, "language": "de"})
+    writer = EventWriter(outlet, spec, 1, "w1", Metrics(1))
+    told = {"labels": {"queue": "sales"}, "language": "de", "opened_at": spec.opened_at}
+    for state in ("assigned", "closed", "failed"):
+        await writer.status(state)
+        assert {name: getattr(outlet.events[-1], name) for name in told} == told
+    await writer.status("recovering")
+    assert not {name for name in told if getattr(outlet.events[-1], name) is not None}
