@@ -39,18 +39,28 @@ AnyEvent = Event | UnknownEvent
 """What `listen()` yields."""
 
 
-def decode_event(payload: bytes, position: Position | None = None) -> AnyEvent:
+def decode_event(
+    payload: bytes, position: Position | None = None, subject: bytes | None = None
+) -> AnyEvent:
     """Decode an event from a message's payload, and keep the payload for `raw`.
 
     `position` is where the message is in the stream. Raises: BadEvent if the payload is no JSON
-    object, or lacks the fields that all events have.
+    object, lacks the fields that all events have, or is of another session than its `subject`, to
+    which the rights of users apply.
     """
     try:
         event: AnyEvent = parse_event(payload)
     except BadEvent as error:
         event = _unknown(payload, error)
+    check_subject(event, subject)
     remember_source(event, payload, position)
     return event
+
+
+def check_subject(event: CommonFields, subject: bytes | None) -> None:
+    """Raises: BadEvent if the event does not belong on its subject."""
+    if subject is not None and subject.split(b".")[2:5] != [part.encode() for part in event.key]:
+        raise BadEvent(f"an event of {str(event.key)!r} is on another subject")
 
 
 def _unknown(payload: bytes, error: BadEvent) -> UnknownEvent:

@@ -6,10 +6,11 @@ rate. This clock continues through reconnects, handovers and gaps.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,7 +25,11 @@ from .errors import BadEvent, first_problem
 from .position import Position
 from .subjects import SessionKey
 
-Seconds = Annotated[float, Field(ge=0)]
+# Beyond these bounds, which leave room for edges whose clocks are wrong, no arithmetic is possible.
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Moment = Annotated[
+    AwareDatetime, Field(ge=datetime(1900, 1, 1, tzinfo=UTC), le=datetime(9000, 1, 1, tzinfo=UTC))
+]
 _TYPE = Field(description="kind of the event")
 _SOURCE, _POSITION = "_source", "_position"
 """Where an event was decoded from, beside its fields: not compared, copied to the wire or shown."""
@@ -80,7 +85,7 @@ class CommonFields(_Model):
             "same audio, on the same clock"
         ),
     ] = None
-    published_at: Annotated[datetime, Field(description="wall-clock time at the worker")]
+    published_at: Annotated[Moment, Field(description="wall-clock time at the worker")]
     shortened: Annotated[
         bool,
         Field(
@@ -160,11 +165,14 @@ class _Transcript(_Stretch):
     language: Annotated[
         str | None, Field(description="BCP-47 tag of the language that was recognized")
     ] = None
-    started_at: Annotated[datetime | None, Field(description="wall-clock time of `start`")] = None
+    started_at: Annotated[Moment | None, Field(description="wall-clock time of `start`")] = None
     latency: Annotated[
         float | None,
-        Field(description="seconds from the arrival of the segment's last sample to publication"),
-    ] = None
+        Field(
+            ge=-1e9, le=1e9,
+            description="seconds from the arrival of the segment's last sample to publication",
+        ),
+    ] = None  # fmt: skip
 
 
 class InterimEvent(_Transcript, CommonFields):
@@ -293,6 +301,7 @@ class StatusEvent(Durable):
         Field(
             alias="position",
             ge=0,
+            le=2**53,
             description="frame up to which the session's audio is transcribed or part of a gap, "
             "where another session can continue; only in closing events",
         ),
@@ -314,7 +323,7 @@ class StatusEvent(Durable):
         Field(description="BCP-47 tag of the request; only in `assigned` and closing events"),
     ] = None
     opened_at: Annotated[
-        datetime | None,
+        Moment | None,
         Field(
             description="when the edge opened the session; only in `assigned` and closing events"
         ),

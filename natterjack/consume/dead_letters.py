@@ -50,7 +50,7 @@ class DeadLetter:
 
 def _encode(message: StoredMessage, reason: str, attempt: int, *, with_event: bool = True) -> bytes:
     about = {
-        "reason": reason[:_MAX_REASON],
+        "reason": str(reason)[:_MAX_REASON].encode(errors="backslashreplace").decode(),
         "attempt": attempt,
         "rejected_at": datetime.now(UTC).isoformat(),
         "position": str(message.position),

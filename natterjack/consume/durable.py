@@ -53,8 +53,8 @@ _YIELD = 16
 class Delivery:
     """An event, and what becomes of it: call `ack`, `retry` or `reject` once.
 
-    Nothing happens if the delivery does not count any more: `ack_wait` has passed, or another
-    process has taken over. Then the event is delivered again.
+    Nothing happens if the delivery does not count any more: another process has taken over, or the
+    event was delivered again because `ack_wait` has passed.
     """
 
     __slots__ = ("_item", "_number", "_participant", "attempt", "event")
@@ -79,9 +79,16 @@ class Delivery:
         """Whether it was not settled, taken back or taken over yet."""
         return self._item.delivery == self._number and not self._item.settled
 
+    @property
+    def _may_be_settled(self) -> bool:
+        """Whether it counts, or is late and the event was not delivered again yet. Without the
+        latter, work that always takes too long would be done again and again."""
+        late = self._item.late == self._number == self._item.delivery - 1
+        return self.counts or (late and not self._item.settled)
+
     async def ack(self) -> None:
         """The event is done. This is stored within 50 ms, and not waited for."""
-        if self.counts:
+        if self._may_be_settled:
             self._participant.settle(self._item)
 
     async def retry(self, seconds: float = 0) -> None:
@@ -95,7 +102,7 @@ class Delivery:
 
         Raises: StreamMissing.
         """
-        if not self.counts:
+        if not self._may_be_settled:
             return
         participant = self._participant
         await bury(participant.broker, participant.name, self._item.content, reason, self.attempt)
@@ -120,8 +127,8 @@ class Deliveries:
         return delivery
 
     async def batches(self, size: int, seconds: float) -> AsyncIterator[list[Delivery]]:
-        """Iterate over lists of at most `size` events, in the order of the stream. A list ends
-        `seconds` after its first event was there, if it is not full before.
+        """Iterate over lists of at most `size` events, and of `max_in_flight`, in the order of the
+        stream. A list ends `seconds` after its first event was there, if it is not full before.
 
         It may have several events of a session. Settle all of them before the next list: a session
         with an event under way is left out.
@@ -133,7 +140,7 @@ class Deliveries:
             batch: list[Delivery] = []
             deadline: float | None = None
             try:
-                while len(batch) < size:
+                while len(batch) < min(size, self._participant.max_in_flight):
                     delivery = await self._next(lanes, deadline)
                     if delivery is None:
                         break
@@ -161,7 +168,7 @@ class Deliveries:
                 return None
             message = item.content
             try:
-                event = decode_event(message.data, message.position)
+                event = decode_event(message.data, message.position, message.subject)
             except BadEvent as error:
                 log.warning("%s: %s", message.subject.decode(), error)
                 self._participant.settle(item)
@@ -206,9 +213,9 @@ async def durable(
     not delivered), `"start"`, or None for events that are stored from now on.
 
     None matches any tenant, conversation or speaker; `kinds` are those of events that are stored.
-    An event that is not settled within `ack_wait` seconds is delivered again. At most
-    `max_in_flight` events are delivered and not settled, in this process. If one is killed, others
-    go on with its sessions after 5 s.
+    An event that is not settled within `ack_wait` seconds is delivered again, unless it is settled
+    before anybody asks for it. At most `max_in_flight` events are delivered and not settled, in
+    this process. If one is killed, others go on with its sessions after 5 s.
 
     Uses `broker` or else makes a connection from `settings` or the environment (NATS_URL ...),
     which it retries until it succeeds. The user needs `--durable <name>`; if it lacks that, the
@@ -220,7 +227,7 @@ async def durable(
     wanted = checked_kinds(kinds)
     if wanted is not None and "interim" in wanted:
         raise UsageError("kinds: interims are not stored, so they cannot be acknowledged")
-    if ack_wait <= 0 or max_in_flight < 1:
+    if not ack_wait > 0 or max_in_flight < 1:
         raise UsageError("ack_wait must be above 0, and max_in_flight 1 or more")
     only: EventKind | None = None
     if wanted is not None and len(wanted) == 1:

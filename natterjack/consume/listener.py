@@ -179,7 +179,7 @@ class Listener:
     def _decode(self, message: StoredMessage) -> AnyEvent | None:
         """Return the event of a message that was read from the stream, or None."""
         try:
-            event = decode_event(message.data, message.position)
+            event = decode_event(message.data, message.position, message.subject)
         except BadEvent as error:
             log.warning("%s: %s", message.subject.decode(), error)
             return None

@@ -57,7 +57,7 @@ class LiveEvents:
     def received(self, subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes) -> None:
         """Take a message of the live subject."""
         try:
-            event = decode_event(data)
+            event = decode_event(data, subject=subject)
         except BadEvent as error:
             log.warning("%s: %s", subject.decode(), error)
             return

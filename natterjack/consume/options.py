@@ -16,6 +16,9 @@ from .reader import Since
 Until = Literal["stored", "closed"]
 KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
+_FIRST, _LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+"""Nothing was stored before, and nothing will be after."""
+
 
 def checked_kinds(kinds: Collection[str] | None) -> frozenset[str] | None:
     """The kinds of event that are wanted; None for all. Raises UsageError."""
@@ -34,11 +37,16 @@ def checked_since(since: datetime | timedelta | str | None, now: datetime | None
     if isinstance(since, timedelta):
         if since < timedelta(0):
             raise UsageError("since: a duration must not be negative: it reaches back from now")
-        return (now or datetime.now(UTC)) - since
+        now = now or datetime.now(UTC)
+        return "start" if since > now - _FIRST else now - since
     if isinstance(since, datetime):
         if since.tzinfo is None:
             raise UsageError("since: a time needs a time zone, as in datetime.now(UTC)")
-        return since
+        # The server cannot calculate with times that are far away.
+        naive = since.replace(tzinfo=None)
+        if naive < _FIRST.replace(tzinfo=None):
+            return "start"
+        return min(since, _LAST) if naive < datetime.max - timedelta(days=1) else _LAST
     if isinstance(since, str):
         return "start" if since == "start" else Position.parse(since)
     if since is not None:

@@ -62,7 +62,7 @@ class Participant:
         self._wanted = wanted
         self._start = start
         self._ack_wait = ack_wait
-        self._max_in_flight = max_in_flight
+        self.max_in_flight = max_in_flight
         self._progress = Progress(broker, name)
         self._holdings = Holdings(broker, name, self.backlog, self._progress, self._changed)
         self._reader: DurableReader | None = None
@@ -143,7 +143,7 @@ class Participant:
             self._wake.clear()
             self._holdings.look_for_doubt()
             now, wall = time.monotonic(), time.time()
-            if self.backlog.out < self._max_in_flight:
+            if self.backlog.out < self.max_in_flight:
                 item = self.backlog.take(wall, batch)
                 if item is not None:
                     item.deadline = now + self._ack_wait
@@ -163,15 +163,17 @@ class Participant:
         self.backlog.settle(item)
         self._freed(item)
 
+    def take_back(
+        self, item: Item[StoredMessage], seconds: float, *, overdue: bool = False
+    ) -> None:
+        """Deliver it again in `seconds`."""
+        self.backlog.take_back(item, time.time() + seconds, overdue=overdue)
+        self._freed(item)
+
     def give_back(self, item: Item[StoredMessage]) -> None:
         """It was taken, but not delivered."""
         item.attempts -= 1
         self.take_back(item, 0)
-
-    def take_back(self, item: Item[StoredMessage], seconds: float) -> None:
-        """Deliver it again in `seconds`."""
-        self.backlog.take_back(item, time.time() + seconds)
-        self._freed(item)
 
     def _freed(self, item: Item[StoredMessage]) -> None:
         self._wake.set()
@@ -188,7 +190,7 @@ class Participant:
                     "not settled within %g s, so it is delivered again", self._ack_wait,
                     extra=fields(durable=self.name, position=str(item.position)),
                 )  # fmt: skip
-                self.take_back(item, 0)
+                self.take_back(item, 0, overdue=True)
 
     # ---- reading ---------------------------------------------------------------------------------
 

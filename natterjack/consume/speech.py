@@ -9,6 +9,7 @@ from nats.errors import Error as NatsError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.decoding import check_subject
 from natterjack.errors import BadEvent
 from natterjack.subjects import voice_event_filter
 from natterjack.voice.events import VoiceEvent, parse_voice_event
@@ -42,8 +43,12 @@ async def speech(
                     return
             message = await reader.next(_WAIT_S)
             if message is not None:
-                with contextlib.suppress(BadEvent):
-                    yield parse_voice_event(message.data)
+                try:
+                    event = parse_voice_event(message.data)
+                    check_subject(event, message.subject)
+                except BadEvent:
+                    continue
+                yield event
     finally:
         with contextlib.suppress(NatsError, TimeoutError):
             await reader.stop()

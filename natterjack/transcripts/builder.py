@@ -11,7 +11,7 @@ from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
 
 from .coverage import Stretches
 from .model import Line, Segment, TranscriptGap
-from .text import SENTENCE_ENDS, join, last_mark
+from .text import SENTENCE_ENDS, clean, join, last_mark
 from .track import Placed, Track, moment
 from .transcript import Transcript
 
@@ -126,8 +126,11 @@ class TranscriptBuilder:
         elif isinstance(event, UtteranceEvent):
             if not track.add_utterance(event):
                 return False
-            if event.event != "started":
-                self._stale = True
+            if event.event != "started" and not self._stale:
+                placed = track.place_utterance(event.utterance)
+                self._stale = placed is None or self._zero_us is None
+                if placed and not self._stale:
+                    self._insert(track, placed)
         elif isinstance(event, UnknownEvent):
             if not event.closing or track.closing is not None:
                 return False
@@ -194,15 +197,21 @@ class TranscriptBuilder:
                 self._stale = True
             if self._stale:
                 return
-        assert self._zero_us is not None
         for placed in track.place(final):
-            if placed.start_us < self._zero_us:
-                self._stale = True
+            if self._stale:
                 return
-            index = bisect_left(self._placed, placed)
-            self._placed.insert(index, placed)
-            self._segments.insert(index, placed.segment(track.session_id, self._zero_us))
-            self._cut_lines(index)
+            self._insert(track, placed)
+
+    def _insert(self, track: Track, placed: Placed) -> None:
+        """Add a segment to those that are placed."""
+        assert self._zero_us is not None
+        if placed.start_us < self._zero_us:
+            self._stale = True
+            return
+        index = bisect_left(self._placed, placed)
+        self._placed.insert(index, placed)
+        self._segments.insert(index, placed.segment(track.session_id, self._zero_us))
+        self._cut_lines(index)
 
     def _begins(self, track: Track) -> bool:
         """Whether the audio of a track may be where the conversation starts: it has finals, and is
@@ -331,7 +340,7 @@ class TranscriptBuilder:
                         found.append(
                             TranscriptGap(
                                 track.speaker, track.session_id, max(0.0, round(a + shift, 6)),
-                                max(0.0, round(b + shift, 6)), cause,
+                                max(0.0, round(b + shift, 6)), clean(cause),
                             )
                         )  # fmt: skip
         return tuple(sorted(found, key=lambda gap: (gap.start, gap.end, gap.speaker)))

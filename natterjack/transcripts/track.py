@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right, insort
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from natterjack.decoding import UnknownEvent
 from natterjack.events import FinalEvent, InterimEvent, StatusEvent, Word
@@ -94,6 +94,9 @@ class Track:
         self._started: dict[int, UtteranceEvent] = {}
         self._ended: dict[int, UtteranceEvent] = {}
         self._seen: set[int] = set()
+        self._placed_utterance = -1
+        """The last utterance that was placed, and when it has ended."""
+        self._utterance_end_us = 0
 
     # ---- events ----------------------------------------------------------------------------------
 
@@ -211,8 +214,8 @@ class Track:
                 placed.append(
                     Placed(
                         offset_us + _us(start), self.number, event.segment, part,
-                        offset_us + _us(max(start, end)), words[0].speaker if words else None,
-                        text, words, offset_us, event.confidence, event.language, False,
+                        offset_us + _us(max(start, end)), _label(words), text, words, offset_us,
+                        event.confidence, event.language, False,
                     )
                 )  # fmt: skip
         return placed
@@ -220,25 +223,30 @@ class Track:
     def place_utterances(self) -> list[Placed]:
         """The utterances of a voice session that were heard. Their times are those at which the
         worker has published that they begin and end."""
-        placed: list[Placed] = []
-        after = 0
-        for number in sorted(self._ended):
-            ended = self._ended[number]
-            end = max(after, microseconds(ended.published_at))
-            started = self._started.get(number)
-            start = end - _us(max(0, (ended.end or ended.start) - ended.start))
-            if started is not None:
-                start = microseconds(started.published_at)
-            start = min(end, max(after, start))
-            after = end
-            text = clean(ended.text_spoken or "")
-            if text:
-                interrupted = ended.event == "interrupted" and bool(ended.text_remaining)
-                placed.append(
-                    Placed(start, self.number, number, 0, end, None, text, (), start, None, None,
-                           interrupted)
-                )  # fmt: skip
-        return placed
+        self._placed_utterance, self._utterance_end_us = -1, 0
+        placed = [self.place_utterance(number) for number in sorted(self._ended)]
+        return [each for each in placed if each]
+
+    def place_utterance(self, number: int) -> Placed | Literal[False] | None:
+        """The segment of an utterance that has ended; False if nothing was heard of it, and None if
+        it comes before one that was placed."""
+        if number <= self._placed_utterance:
+            return None
+        ended = self._ended[number]
+        end = max(self._utterance_end_us, microseconds(ended.published_at))
+        started = self._started.get(number)
+        start = end - _us(max(0, (ended.end or ended.start) - ended.start))
+        if started is not None:
+            start = microseconds(started.published_at)
+        start = min(end, max(self._utterance_end_us, start))
+        self._placed_utterance, self._utterance_end_us = number, end
+        text = clean(ended.text_spoken or "")
+        if not text:
+            return False
+        interrupted = ended.event == "interrupted" and bool(ended.text_remaining)
+        return Placed(
+            start, self.number, number, 0, end, None, text, (), start, None, None, interrupted
+        )
 
     # ---- coverage --------------------------------------------------------------------------------
 
@@ -247,15 +255,14 @@ class Track:
         event = self.closing
         if not isinstance(event, StatusEvent) or not event.request:
             return None
-        rate: Any = event.request.get("sample_rate")
-        return (event, float(rate)) if isinstance(rate, int) and rate > 0 else None
+        rate = _frames(event.request.get("sample_rate"))
+        return (event, float(rate)) if rate else None
 
     @property
     def start(self) -> float | None:
         """Where the session's audio begins, in seconds, if that is known."""
         if (known := self._closing_rate()) is not None:
-            position: Any = (known[0].request or {}).get("start_position", 0)
-            return position / known[1] if isinstance(position, int) else 0.0
+            return (_frames((known[0].request or {}).get("start_position")) or 0) / known[1]
         return 0.0 if self.continues is None else None
 
     @property
@@ -296,6 +303,16 @@ class Track:
         else:
             end = self.finals[-1].end if self.finals else 0.0
         return Stretches([(self.start or 0.0, end)]) - Stretches(gap[:2] for gap in gaps)
+
+
+def _frames(value: Any) -> int | None:
+    """A number of frames in a request, of which nothing was checked; None if it is none."""
+    return value if isinstance(value, int) and 0 <= value <= 2**53 else None
+
+
+def _label(words: tuple[Word, ...]) -> str | None:
+    """The label of the person who says the words, if the provider gives one."""
+    return (clean(words[0].speaker or "") or None) if words else None
 
 
 def _estimated_offset(event: FinalEvent | InterimEvent) -> int:

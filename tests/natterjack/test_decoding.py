@@ -86,6 +86,33 @@ def test_what_a_later_release_publishes_is_unknown(fields: dict[str, Any], kind:
     assert not event.closing
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("end", ["1e999", "1e308", "1e12", "NaN"]),
+        ("started_at", ['"2026-11-20T00:00:00"', '"0001-01-01T00:00:00Z"', "1e300"]),
+        ("latency", ["1e999", "-1e300", "NaN"]),
+        ("words", ['[{"text": "hi", "start": 0, "end": 1e999}]']),
+    ],
+)
+def test_a_value_with_which_nobody_can_calculate_is_unexpected(
+    field: str, values: list[str]
+) -> None:
+    for value in values:
+        rest = json.dumps({name: each for name, each in FINAL.items() if name != field})
+        event = decode_event(f'{rest[:-1]}, "{field}": {value}}}'.encode())
+        assert isinstance(event, UnknownEvent), value
+        assert event.problem.startswith(f"final.{field}")
+
+
+def test_an_event_belongs_on_the_subject_of_its_session() -> None:
+    payload = json.dumps(FINAL).encode()
+    assert decode_event(payload, POSITION, b"stt.transcript.t.c.s.final").id == "session-1:4"
+    for subject in (b"stt.transcript.other.c.s.final", b"stt.transcript.t.c.s2.final", b"x"):
+        with pytest.raises(BadEvent, match="is on another subject"):
+            decode_event(payload, POSITION, subject)
+
+
 def test_an_unknown_state_with_an_account_closes_the_session() -> None:
     assert decoded(type="status", state="archived", worker="w", account={}).closing
     assert not decoded(type="mood", account={}).closing

@@ -38,6 +38,8 @@ class Item(Generic[T]):
     """How often it was delivered."""
     delivery: int = 0
     """Changes whenever it is delivered or taken back: tells an older delivery."""
+    late: int = 0
+    """The delivery that was taken back because it took too long; 0 for none."""
     deadline: float = 0.0
     settled: bool = False
 
@@ -296,12 +298,16 @@ class Backlog(Generic[T]):
     # ---- settling --------------------------------------------------------------------------------
 
     def settle(self, item: Item[T]) -> None:
-        """A delivered event is done. Within a key, it counts once those before it are settled."""
+        """A delivered event, or one that was taken back and waits, is done. Within a key, it counts
+        once those before it are settled."""
         lane, share = item.lane, item.lane.share
         item.settled = True
-        while lane.out and lane.out[0].settled:
-            done = lane.out.popleft()
-            self.out -= 1
+        while (lane.out or lane.waiting) and lane.first.settled:
+            if lane.out:
+                done = lane.out.popleft()
+                self.out -= 1
+            else:
+                done = lane.waiting.popleft()  # settled late
             self.size -= 1
             if done.lane.key in share.resume:
                 at = Position(done.position.sequence + 1, done.position.stored_ns)
@@ -312,13 +318,15 @@ class Backlog(Generic[T]):
         elif not lane.out:
             del share.lanes[lane.key]
 
-    def take_back(self, item: Item[T], due: float) -> None:
+    def take_back(self, item: Item[T], due: float, *, overdue: bool = False) -> None:
         """Deliver an event again, not before `due`, and after it those of its key that were
-        delivered after it."""
+        delivered after it. `overdue`: because it took too long."""
         lane = item.lane
         while True:
             last = lane.out.pop()
+            last.late = last.delivery if overdue else 0
             last.delivery += 1
+            last.settled = False
             lane.waiting.appendleft(last)
             self.out -= 1
             if last is item:

@@ -26,7 +26,7 @@ from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.subjects import SessionKey, transcript_subject
 from tests.faults.proxy import NatsProxy
 from tests.nats_server import NatsServer
-from tests.waiting import until, within
+from tests.waiting import soon, until, within
 
 
 def _common(n: int, speaker: str) -> dict[str, Any]:
@@ -234,6 +234,43 @@ async def test_an_event_that_is_not_settled_in_time_comes_again(
         await second.ack()
     assert "not settled within 0.3 s" in caplog.text
     assert [x async for x in natterjack.dead_letters("x", broker=ready_broker)] == []
+
+
+async def test_work_that_takes_longer_than_the_time_for_it_is_done_once(
+    ready_broker: Broker, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    await publish(ready_broker, *(final(n) for n in range(3)))
+    done = []
+    async with natterjack.durable("x", ack_wait=0.1, **options) as deliveries:
+        for n in range(3):
+            (one,) = await take(deliveries, 1)
+            await until(lambda n=n: caplog.text.count("not settled within") > n, "it is overdue")
+            await (one.reject("slow") if n == 1 else one.ack())
+            done.append(one.event.id)
+        assert done == [f"session-s:{n}" for n in range(3)]
+        assert deliveries.pending == 0
+    letters = [letter.event async for letter in natterjack.dead_letters("x", broker=ready_broker)]
+    assert [letter and letter.id for letter in letters] == ["session-s:1"]
+
+
+async def test_a_batch_is_no_larger_than_what_may_be_under_way(
+    ready_broker: Broker, options: dict[str, Any]
+) -> None:
+    await publish(ready_broker, *(final(n) for n in range(5)))
+    async with natterjack.durable("x", max_in_flight=2, **options) as deliveries:
+        assert len(await soon(anext(deliveries.batches(10, seconds=3600)), 20)) == 2
+
+
+@pytest.mark.parametrize("reason", ["x" * 1_000_000, "not \ud800 text", ValueError("no"), ""])
+async def test_any_reason_will_do(
+    ready_broker: Broker, options: dict[str, Any], reason: Any
+) -> None:
+    await publish(ready_broker, final(0))
+    async with natterjack.durable("x", **options) as deliveries:
+        (one,) = await take(deliveries, 1)
+        await one.reject(reason)
+    (letter,) = [x async for x in natterjack.dead_letters("x", broker=ready_broker)]
+    assert letter.reason == str(reason)[:1000].replace("\ud800", r"\ud800")
 
 
 async def test_no_more_events_are_under_way_than_allowed(
@@ -516,6 +553,7 @@ async def test_a_message_that_is_no_event_is_left_out(
         ("x", {"kinds": ["words"]}, UsageError),
         ("x", {"start": "yesterday"}, UsageError),
         ("x", {"ack_wait": 0}, UsageError),
+        ("x", {"ack_wait": float("nan")}, UsageError),
         ("x", {"max_in_flight": 0}, UsageError),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -68,6 +68,22 @@ def test_a_mistake_is_named_before_anything_is_done(
 def test_a_duration_reaches_back_from_now() -> None:
     now = datetime(2026, 11, 20, 12, tzinfo=UTC)
     assert checked_since(timedelta(hours=1), now) == now - timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    "since",
+    [timedelta.max, datetime.min.replace(tzinfo=UTC), datetime(1600, 1, 1, tzinfo=UTC),
+     datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))],
+)  # fmt: skip
+def test_a_time_before_everything_is_the_start(since: datetime | timedelta) -> None:
+    assert checked_since(since) == "start"
+
+
+@pytest.mark.parametrize("zone", [UTC, timezone(-timedelta(hours=14))])
+def test_a_time_after_everything_is_possible(zone: timezone) -> None:
+    since = checked_since(datetime.max.replace(tzinfo=zone))
+    assert isinstance(since, datetime)
+    assert datetime(2100, 1, 1, tzinfo=UTC) < since < datetime(2262, 1, 1, tzinfo=UTC)
 
 
 # ---- since and until -----------------------------------------------------------------------------

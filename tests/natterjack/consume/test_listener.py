@@ -18,6 +18,7 @@ from natterjack.errors import InvalidKey
 from natterjack.events import StatusEvent
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.subjects import SessionKey
 from tests.faults.proxy import NatsProxy
 from tests.waiting import soon, until
 
@@ -84,7 +85,9 @@ async def test_filters(ready_broker: Broker, broker_settings: BrokerSettings) ->
 async def test_invalid_events_are_skipped(
     ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    await ready_broker.client.jetstream().publish("stt.transcript.t.c.s.final", b"{]")
+    foreign = final(0, key=SessionKey("other", "c", "s")).encode()
+    for payload in (b"{]", b"\xff", foreign):
+        await ready_broker.client.jetstream().publish("stt.transcript.t.c.s.final", payload)
     await publish(ready_broker, final(0))
     async with listening(settings=broker_settings, since="start") as take:
         assert texts(await take(1)) == ["final 0"]

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import pytest
@@ -45,6 +46,75 @@ def test_speakers_are_merged_by_the_wall_clock_of_their_audio() -> None:
     assert transcript.started_at == BEGIN
     assert transcript.speakers == ("agent", "caller")
     assert transcript.duration == 6.0
+
+
+def calls(function: Callable[[], object]) -> int:
+    """How many Python functions are called."""
+    count = 0
+
+    def profile(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("course", ["monologue", "interims", "dialog", "voice"])
+def test_an_event_of_a_long_conversation_costs_no_more_than_one_of_a_short_one(course: str) -> None:
+    one, two = Session("session-a"), Session("session-b", "caller")
+
+    def events(n: int) -> list[object]:
+        first = one.final(f"Number {n}.", 5 * n, 5 * n + 4.5)
+        if course == "interims":
+            return [one.interim(f"Number {n}", 5 * n, 5 * n + 2), first]
+        if course == "dialog":
+            return [first, two.final(f"Yes, {n}.", 5 * n + 1, 5 * n + 3)]
+        if course == "voice":
+            ended = two.utterance(n, "finished", 5 * n + 4.9, text_spoken="Yes.", start=0, end=1)
+            return [first, two.utterance(n, "started", 5 * n + 4.6), ended]
+        return [first]
+
+    builder = TranscriptBuilder()
+
+    def follow(n: int) -> None:
+        for event in events(n):
+            builder.add(event)
+            builder.build()
+
+    costs = [calls(lambda n=n: follow(n)) for n in range(1000)]  # type: ignore[misc]
+    assert max(costs[-10:]) <= 2 * max(costs[5:15])
+
+
+def test_labels_and_causes_of_gaps_are_on_one_line() -> None:
+    nasty = "A\n\n2\n00:00:00,000 --> 00:00:09,000\n<b>"
+    one = Session("session-a")
+    transcript = built(
+        [
+            one.final("Yes", 0, 1, words=words(("Yes", 0, 1), speaker=nasty)),
+            one.closed(3, gaps=[Gap(start=1, end=2, cause="x\n\ny")]),
+        ]
+    )
+    flat = nasty.replace("\n\n", " ").replace("\n", " ")
+    assert transcript.speakers == (f"agent ({flat})",)
+    assert transcript.gaps[0].cause == "x y"
+    assert len(transcript.to_txt().splitlines()) == 2
+
+
+@pytest.mark.parametrize("request_", [{"sample_rate": 10**400}, {"sample_rate": 0},
+    {"sample_rate": 16_000, "start_position": 10**400},
+    {"sample_rate": 16_000, "start_position": "x"}])  # fmt: skip
+def test_a_request_that_cannot_be_true_does_not_matter(request_: dict[str, object]) -> None:
+    one = Session("session-a")
+    transcript = built(
+        [one.final("Yes.", 0, 1), one.status("failed", 2, account={}, request=request_, position=9)]
+    )
+    assert said(transcript) == [("agent", 0, "Yes.")]
+    assert not transcript.open
 
 
 def test_a_pause_begins_a_line() -> None:
