@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +106,9 @@ async def run(flags: argparse.Namespace) -> int:
     since = parse_time(flags.since, datetime.now(UTC)) if flags.since is not None else None
     if flags.tenant is not None:
         check_token("tenant", flags.tenant)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # transcripts may be in any script
+        whole = flags.output == _STANDARD
+        sys.stdout.reconfigure(encoding="utf-8" if whole else None, errors="replace")
     settings = load(BrokerSettings, flags)
     async with connected(settings, name="natterjack-export", once=True) as broker:
         voice = False if flags.no_voice else None
@@ -134,15 +138,18 @@ async def _export_all(
         async with places:
             voice = False if flags.no_voice else None
             read = await transcript(tenant, conversation, voice=voice, broker=broker)
+            if flags.output == _STANDARD and read.sessions and not (read.open and flags.ended):
+                sys.stdout.write(encode(read, flags.format[0]))
+                return
             try:
                 # In a thread: subtitles of many hours take seconds, and the broker is to be heard.
                 line, done = await asyncio.to_thread(_export, read, flags)
             except OSError as error:
                 line, done = f"{error.filename}: {error.strerror or error}", _Done(failed=1)
-            if flags.output != _STANDARD:
-                print(f"{tenant}.{conversation}: {line}", flush=True)
-            elif done.failed:
+            if flags.output == _STANDARD:
                 print(f"natterjack export: {tenant}.{conversation}: {line}", file=sys.stderr)
+            else:
+                print(f"{tenant}.{conversation}: {line}", flush=True)
             nonlocal total
             total += done
 
@@ -161,9 +168,6 @@ def _export(read: Transcript, flags: argparse.Namespace) -> tuple[str, _Done]:
         return "nothing is stored of it", _Done(failed=1)
     if read.open and flags.ended:
         return "left out, since it has not ended", _Done(left_out=1)
-    if flags.output == _STANDARD:
-        sys.stdout.write(encode(read, flags.format[0]))
-        return "", _Done(conversations=1)
     base = _base(read, flags.output)
     files = [base.with_name(f"{base.name}.{form}") for form in flags.format]
     written = [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from natterjack.broker.connection import Broker
 from tests.nats_server import NatsServer
 from tests.natterjack.consume.test_conversation import publish
 from tests.natterjack.transcripts.events import Session
+from tests.waiting import soon
 
 from .commands import Result, run, run_async
 
@@ -130,6 +134,30 @@ async def test_one_conversation_goes_to_standard_output(
     await call(ready_broker)
     result = await export(nats_server, "acme.call-7", "-o", "-", "--format", "json")
     assert json.loads(result.out)["open"] is False
+    missing = await export(nats_server, "acme.call-9", "-o", "-", status=1)
+    assert missing.out == ""
+    assert missing.errors == "natterjack export: acme.call-9: nothing is stored of it\n"
+
+
+async def test_standard_output_has_any_script_and_may_be_closed(
+    ready_broker: Broker, nats_server: NatsServer
+) -> None:
+    agent = Session("session-a")
+    lines = [agent.final(f"Grüße {n}, مرحبا.", n * 5, n * 5 + 1) for n in range(3000)]
+    await publish(ready_broker, *lines, agent.closed(15_000))
+    command = f"{sys.executable} -m natterjack export acme.call-7 -o - --no-voice"
+    environment = {**os.environ, "NATS_URL": nats_server.url, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    for script, told in (
+        (f"{command} | tail -n 1", "Grüße 2999, مرحبا."),
+        (f"{command} | true", ""),
+    ):
+        process = await asyncio.create_subprocess_exec(
+            "bash", "-o", "pipefail", "-c", script, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        output, errors = await soon(process.communicate(), 60)
+        assert (process.returncode, errors.decode()) == (0, "")
+        assert output.decode().strip("\n").endswith(told)
 
 
 async def test_nothing_stored_and_files_that_cannot_be_written_are_failures(
