@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from natterjack.events import FinalEvent, Gap
 from natterjack.transcripts.builder import TranscriptBuilder
 from natterjack.transcripts.transcript import Transcript
+from natterjack.voice.events import UtteranceEvent
 from tests.natterjack.transcripts.events import BEGIN, Session, at, words
 from tests.searching import examples
 
@@ -367,6 +368,21 @@ _Part = tuple[str, float, float]
 
 
 @st.composite
+def _voices(draw: st.DrawFn) -> list[object]:
+    """The events of a voice session, in order."""
+    voice = Session("session-v", "assistant")
+    course: list[object] = []
+    clock = draw(st.integers(-3, 3))
+    for number in range(draw(st.integers(1, 4))):
+        if draw(st.booleans()):
+            course.append(voice.utterance(number, "started", clock))
+        clock += draw(st.integers(0, 4))
+        spoken = draw(st.sampled_from([f"v{number}", None]))
+        course.append(voice.utterance(number, "finished", clock, text_spoken=spoken))
+    return course
+
+
+@st.composite
 def _conversations(draw: st.DrawFn) -> list[object]:
     """The events of some sessions, those of each in order."""
     courses: list[list[object]] = []
@@ -393,6 +409,8 @@ def _conversations(draw: st.DrawFn) -> list[object]:
             course.append(session.closed(clock, draw(st.sampled_from(["closed", "failed"])),
                                          captured=clock + 1, gaps=gaps))  # fmt: skip
         courses.append(course)
+    if draw(st.booleans()):
+        courses.append(draw(_voices()))
     order = random.Random(draw(st.integers(0, 999)))
     events: list[object] = []
     while any(courses):
@@ -420,8 +438,13 @@ def test_lines_are_in_order_and_have_all_text_once(events: list[object]) -> None
     assert len(texts) == len(set(texts))
     repeated = {s.repeats for s in transcript.sessions}
     for session in transcript.sessions:
-        own = [e.text for e in events if isinstance(e, FinalEvent)
-               and e.session_id == session.session_id]  # fmt: skip
+        own = [
+            text
+            for event in events
+            if isinstance(event, FinalEvent | UtteranceEvent)
+            and event.session_id == session.session_id
+            and (text := event.text if isinstance(event, FinalEvent) else event.text_spoken)
+        ]
         if session.session_id not in repeated:
             found = [s.text for line in transcript.lines for s in line.segments
                      if s.session_id == session.session_id]  # fmt: skip
