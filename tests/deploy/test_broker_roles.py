@@ -21,6 +21,7 @@ from typing import Any
 import nkeys
 import pytest
 import pytest_asyncio
+import soundfile
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
@@ -1023,3 +1024,22 @@ async def test_control_requests_without_the_right_are_refused_in_one_line(
     assert done.errors.endswith(
         f"natterjack stop: no worker holds session {KEY}: there is none, or it waits for a worker\n"
     )
+
+
+@pytest.mark.parametrize("user", ["edge_acme_pi-1", "subscriber_acme_app"])
+async def test_a_user_that_lacks_a_right_transcribes_nothing_and_is_told(
+    server: SecuredServer, tmp_path: Path, user: str
+) -> None:
+    """It takes the rights of an edge, and of a subscriber."""
+    soundfile.write(tmp_path / "a.wav", [0.0] * 8000, 8000)
+    arguments = ("transcribe", str(tmp_path / "a.wav"), "--tenant", "acme")
+    environment = {**server.environment(user), "XDG_STATE_HOME": str(tmp_path / "state")}
+    async with Command(*arguments, terminal=False, folder="", **environment) as command:
+        assert await command.status() == 2, command.errors
+    last = command.errors.splitlines()[-1]
+    assert re.fullmatch(
+        r"natterjack transcribe: this user may not .*: to transcribe takes the rights of an edge "
+        "and those of a subscriber",
+        last,
+    )
+    assert not (tmp_path / "state").exists()

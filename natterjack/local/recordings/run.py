@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -24,11 +25,13 @@ from typing import IO
 from pydantic import SecretStr
 
 from natterjack.broker.connection import Broker, connected
-from natterjack.errors import UsageError
+from natterjack.consume.listener import listen
+from natterjack.errors import NotAllowed, UsageError
 from natterjack.process.run import end_tasks
 from natterjack.process.signals import stop_signals
 from natterjack.process.terminal import unread
 from natterjack.settings import BrokerSettings, variable
+from natterjack.subjects import SessionKey, hold_subject
 from natterjack.transcripts.files import encode, remove_leftovers, save
 from natterjack.transcripts.transcript import Transcript
 
@@ -47,6 +50,8 @@ _WORKER_DEFAULTS = {
 }
 _KEPT_S = 7 * 24 * 3600
 """How long the directory of an interrupted run is kept."""
+_RIGHTS_S = 5.0
+"""How long a stream may take that is only looked at."""
 _COPY_BYTES = 1 << 20
 _STDIN = Path("-")
 _STDIN_NAME = "standard input"
@@ -79,8 +84,7 @@ async def transcribe(
         installation = None
         if broker is not None:  # before anything is started, so that a wrong URL is found
             installation = _variables(broker)
-            async with connected(broker, name="natterjack-transcribe", once=True):
-                pass
+            await _check_rights(broker, options)
         count = f"{len(wanted)} recordings" if len(wanted) > 1 else wanted[0].name
         where = "a broker and a worker of this command" if broker is None else broker.url
         progress.say(f"transcribing {count} with {where}")
@@ -99,6 +103,32 @@ async def transcribe(
         if status >= 128:
             progress.say("interrupted; run the same command again to continue")
         return max(status, 1) if found.problems else status
+
+
+async def _check_rights(settings: BrokerSettings, options: Options) -> None:
+    """Raises: UsageError if the user may not publish audio, or read transcripts; BrokerError."""
+    conversation = f"rights-{secrets.token_hex(4)}"
+    async with connected(settings, name="natterjack-transcribe", once=True) as broker:
+        try:
+            async with broker.raising_refusals():
+                for speaker in options.speakers:
+                    # Nobody listens to it. A server that refuses it says so before it answers.
+                    key = SessionKey(options.tenant, conversation, speaker)
+                    await broker.client.publish(hold_subject(key), b"")
+                await broker.client.flush()
+                await asyncio.sleep(0)
+            events = listen(
+                options.tenant, conversation, since="start", until="stored", interims=None,
+                broker=broker,
+            )  # fmt: skip
+            with contextlib.suppress(TimeoutError):  # no worker has created the stream yet
+                async with asyncio.timeout(_RIGHTS_S), contextlib.aclosing(events):
+                    async for _ in events:
+                        pass
+        except NotAllowed as error:
+            raise UsageError(
+                f"{error}: to transcribe takes the rights of an edge and those of a subscriber"
+            ) from None
 
 
 def _wanted(
