@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,16 +18,29 @@ from .npm import CLIENT, ROOT, build, program
 EXAMPLES = ROOT / "examples"
 
 
-@pytest_asyncio.fixture
-async def secured(tmp_path: Path, processes: None) -> SecuredServer:
-    """A server with streams, and users of every role. Tests end it by `stop`, or leave that to
-    `node`."""
-    home = tmp_path / "installation"
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def secured_home(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path:
+    """The directory of a server that has users and streams; each test runs a copy."""
+    home = tmp_path_factory.mktemp("broker") / "installation"
     await make_home(home)
     server = SecuredServer(home)
     server.start()
-    await apply_streams(server)
-    return server
+    try:
+        await apply_streams(server)
+    finally:
+        server.stop()
+    return home
+
+
+@pytest.fixture
+def secured(secured_home: Path, tmp_path: Path) -> Iterator[SecuredServer]:
+    """A server with streams, and users of every role."""
+    home = tmp_path / "installation"
+    shutil.copytree(secured_home, home)
+    server = SecuredServer(home)
+    server.start()
+    yield server
+    server.stop()
 
 
 class Program:
@@ -69,22 +83,13 @@ class Program:
 
 
 @pytest.fixture
-def node(processes: None) -> type[Program]:
-    """The class of programs, once the client is built."""
+def subscriber(secured: SecuredServer) -> Iterator[list[Program]]:
+    """Programs of the test, which end before the server does."""
     build()
-    return Program
-
-
-@pytest.fixture
-def subscriber(
-    secured: SecuredServer, node: type[Program], tmp_path: Path
-) -> Iterator[list[Program]]:
-    """Programs that are killed at the end, and then the server."""
     started: list[Program] = []
     yield started
     for one in started:
         one.kill()
-    secured.stop()
 
 
 def example(folder: Path, name: str, *arguments: str, **environment: str) -> Program:

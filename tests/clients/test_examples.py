@@ -117,4 +117,3 @@ async def test_a_shell_writes_each_conversation_that_has_ended(
     finally:
         os.killpg(shell.pid, signal.SIGKILL)
         shell.wait()
-        secured.stop()

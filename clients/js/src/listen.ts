@@ -75,6 +75,7 @@ export class Listener {
   readonly #untilStored: boolean;
   readonly #signal: AbortSignal | undefined;
   readonly #own: Transport | undefined;
+  readonly #lookBack: (() => Feed) | undefined;
   readonly #abort = () => this.#feed.poke();
   #renewals = 0;
   #behind = true; // what was stored before the last renewal has not all been read
@@ -91,7 +92,11 @@ export class Listener {
     this.#interims = wanted ? new Interims(interims) : undefined;
     this.#signal = signal;
     this.#own = transport === undefined ? new NatsTransport(settings) : undefined;
-    this.#feed = (transport ?? this.#own!).open({
+    const way = transport ?? this.#own!;
+    const back = { selection: options, kind: "status", since: "start", waits: false } as const;
+    const needed = until === "closed" && since !== "start";
+    this.#lookBack = needed ? () => way.open(back) : undefined;
+    this.#feed = way.open({
       selection: options,
       kind: kinds?.length === 1 && !wanted && until !== "closed" ? kinds[0] : undefined,
       since,
@@ -104,6 +109,9 @@ export class Listener {
   /** Returns the next event or marker, undefined at the end. */
   async next(): Promise<Event | Marker | undefined> {
     while (!this.#signal?.aborted) {
+      if (this.#lookBack && this.#renewals === 0 && this.#feed.renewals > 0) {
+        await this.#findOpen(this.#lookBack());
+      }
       const next = this.ready();
       if (next !== undefined) return next;
       if (this.#ended()) return undefined;
@@ -129,7 +137,7 @@ export class Listener {
       const event = parseDurable(next.data, next.position);
       if (event === undefined) continue;
       this.#interims?.note(event);
-      this.#sessions?.note(event, Number(parse(next.position).time / 1_000_000n));
+      this.#noteSession(event);
       if (this.#wants(event)) return event;
     }
     if (this.#behind && this.#renewals > 0 && this.#feed.pending === 0) {
@@ -137,6 +145,25 @@ export class Listener {
       return { type: "caught_up", position: this.#position };
     }
     return this.#behind ? undefined : this.#interims?.take();
+  }
+
+  /** Finds the sessions of the conversation that are open already. */
+  async #findOpen(feed: Feed): Promise<void> {
+    try {
+      while (feed.pending > 0) {
+        for (let next = feed.take(); next !== undefined; next = feed.take()) {
+          if (next.type === "arrival") this.#noteSession(parseDurable(next.data, next.position));
+        }
+        if (feed.pending > 0) await feed.wait();
+      }
+    } finally {
+      await feed.close();
+    }
+  }
+
+  #noteSession(event: DurableEvent | undefined): void {
+    if (event === undefined) return;
+    this.#sessions?.note(event, Number(parse(event.position).time / 1_000_000n));
   }
 
   async close(): Promise<void> {

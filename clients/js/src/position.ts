@@ -14,23 +14,27 @@ const VERSION = 1;
 const BYTES = 18; // version, sequence and time (big-endian, 8 bytes each), checksum
 const SECOND = 1_000_000_000n;
 
-/** The last byte of the CRC-32 of `bytes`. */
+/** The CRC-32 of each byte. */
+const CRC = Uint32Array.from({ length: 256 }, (_, crc) => {
+  for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
+  return crc;
+});
+
+/** The last byte of the CRC-32 of all bytes but the last. */
 function checksum(bytes: Uint8Array): number {
   let crc = 0xffffffff;
-  for (const byte of bytes) {
-    crc ^= byte;
-    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
-  }
+  for (let n = 0; n < BYTES - 1; n++) crc = (crc >>> 8) ^ CRC[(crc ^ bytes[n]!) & 0xff]!;
   return ~crc & 0xff;
 }
 
 /** Returns the position as text that can be stored, the same as natterjack for Python makes. */
 export function format({ sequence, time }: Position): string {
-  const bytes = Buffer.alloc(BYTES);
+  const bytes = Buffer.allocUnsafe(BYTES);
   bytes.writeUInt8(VERSION);
-  bytes.writeBigUInt64BE(BigInt(sequence), 1);
+  bytes.writeUInt32BE(Math.floor(sequence / 2 ** 32), 1);
+  bytes.writeUInt32BE(sequence >>> 0, 5);
   bytes.writeBigUInt64BE(time, 9);
-  bytes.writeUInt8(checksum(bytes.subarray(0, -1)), BYTES - 1);
+  bytes.writeUInt8(checksum(bytes), BYTES - 1);
   return bytes.toString("base64url");
 }
 

@@ -269,6 +269,21 @@ test("until closed waits for the session that continues a closed one", async () 
   );
 });
 
+test("until closed also waits for a session that was open before", async () => {
+  const key = fresh();
+  const [early, late] = [new Session(key), new Session(key)];
+  await server.put(early.status("assigned"));
+  const reader = reading({ ...key, until: "closed" });
+  await server.readers(1, key);
+  await server.put(late.final("one"));
+  await server.put(late.status("closed"));
+  await until(() => reader.events.length === 2, "the later session ends");
+  await server.put(early.final("two"));
+  await server.put(early.status("closed"));
+  await reader.ended;
+  assert.deepEqual(reader.texts, ["one", "two"]);
+});
+
 test("the server drops the consumer of a reader that has ended", async () => {
   const key = fresh();
   const reader = reading(key);
