@@ -74,7 +74,7 @@ async def transcript(
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(reading.transcripts(stored=True, interims=False))
                 tasks.create_task(reading.speech(stored=True))
-        except* (NotAllowed, UsageError) as errors:
+        except* Exception as errors:  # noqa: BLE001 - whatever it is, there is one call
             raise errors.exceptions[0] from None
         await reading.look_at_queue()
         return reading.builder.build()

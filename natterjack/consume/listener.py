@@ -25,14 +25,13 @@ from natterjack.decoding import AnyEvent, decode_event
 from natterjack.errors import BadEvent, NotAllowed, StreamMissing
 from natterjack.events import InterimEvent
 from natterjack.settings import BrokerSettings, load
-from natterjack.subjects import EventKind, transcript_filter
+from natterjack.subjects import DURABLE_KINDS, EventKind, transcript_filter
 
 from .conversation_end import OpenSessions
 from .interims import InterimQueue, Interims
 from .live import LiveEvents
 from .markers import CaughtUp, Marker, StreamReplaced
 from .options import (
-    KINDS,
     Until,
     checked_interims,
     checked_kinds,
@@ -87,8 +86,12 @@ class Listener:
         wanted tell when interims are stale, and when a conversation has ended."""
         if self._kinds is None or self._interims is not None or self._sessions is not None:
             return None
-        kinds = [kind for kind in KINDS if kind in self._kinds]
+        kinds = self._stored_kinds()
         return kinds[0] if len(kinds) == 1 else None
+
+    def _stored_kinds(self) -> list[EventKind]:
+        """The kinds of stored event that are wanted."""
+        return [kind for kind in DURABLE_KINDS if self._kinds is None or kind in self._kinds]
 
     def _reader_of(self, kind: EventKind | None, since: Since, *, waits: bool) -> DurableReader:
         return DurableReader(
@@ -110,7 +113,7 @@ class Listener:
         if self._interims is not None:
             await self._subscribe("interim")
         try:
-            await self._reader.begin()
+            await self._begin()
             self._raise_refusal()
         except StreamMissing:
             return _nothing()
@@ -118,11 +121,41 @@ class Listener:
             self._raise_refusal()
             if refusal.own_inbox or self._since is not None or self._until is not None:
                 raise
+            if await self._may_read_one_kind():
+                raise  # live events alone would be less than this user may have
             await self._subscribe(*(self._kinds or (None,)))
             return self._live_events()
         if self._sessions is not None and self._since != "start":
             await self._look_back()
         return self._stored_events()
+
+    async def _begin(self) -> None:
+        """Begin to read. A user that may not read all kinds may read the only one that is wanted;
+        then, closing events do not end interims. Raises: StreamMissing; NotAllowed."""
+        try:
+            await self._reader.begin()
+        except NotAllowed as refusal:
+            kinds = self._stored_kinds()
+            if refusal.own_inbox or len(kinds) != 1 or self._sessions is not None:
+                raise
+            await self._end_reader()
+            waits = self._until != "stored"
+            self._reader = self._reader_of(kinds[0], self._since, waits=waits)
+            await self._reader.begin()
+
+    async def _may_read_one_kind(self) -> bool:
+        """Whether the user may read stored events of some of the kinds that are wanted."""
+        for kind in self._stored_kinds():
+            await self._end_reader()
+            self._reader = self._reader_of(kind, None, waits=False)
+            with contextlib.suppress(NotAllowed):
+                await self._reader.begin()
+                return True
+        return False
+
+    async def _end_reader(self) -> None:
+        with contextlib.suppress(NatsError, TimeoutError):
+            await self._reader.stop()
 
     async def _subscribe(self, *kinds: str | None) -> None:
         """Receive live events of some kinds; None for all."""
@@ -154,8 +187,7 @@ class Listener:
         with contextlib.suppress(NatsError, TimeoutError):
             for subscription in subscriptions:
                 await subscription.end()
-        with contextlib.suppress(NatsError, TimeoutError):
-            await self._reader.stop()
+        await self._end_reader()
 
     # ---- what arrives ----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,13 +27,17 @@ from .readahead import ReadAhead, StoredMessage
 log = logging.getLogger(__name__)
 
 _API = "$JS.API.CONSUMER.CREATE"
-_CONSUMER_LIFE_S = 30.0
-_NO_LIFE_S = 0.001
-_TIMEOUT_S = 5.0
-_RELEASE_S = 2.0
+_CONSUMER_LIFE_S, _NO_LIFE_S = 30.0, 0.001
+_TIMEOUT_S, _RELEASE_S = 5.0, 2.0
 _MISSING_S = 1.0
 """How often a missing stream is looked for."""
+_OVERDUE_S = 10.0
+"""After so long without a message, although some were pending, they are counted again."""
 
+_ONE_KIND = (
+    "a subscriber reads its own tenant and conversation; one that was made with --kinds reads one "
+    'kind of stored event at a time, as with kinds=["final"]'
+)
 Since = Position | datetime | Literal["start"] | None
 """Where reading begins: after a message, with messages stored from a time on, with the first one
 that is stored, or (None) with those that are stored later."""
@@ -148,16 +153,19 @@ class DurableReader:
                 await self._broker.wait_connected()
 
     async def next(self, timeout: float) -> StoredMessage | None:
-        """Return the next message, or None: after `timeout` seconds, a `poke`, or a message that
-        was read before. Cancel-safe.
+        """Return the next message, or None: after `timeout` seconds, a `poke`, a message that was
+        read before, or a new beginning that has found nothing. Cancel-safe.
 
-        Raises: StreamMissing if the stream does not exist when reading begins; NotAllowed.
+        Raises: StreamMissing if the stream does not exist, without `waits`; NotAllowed.
         """
         if not self._current:
             await self.begin()
+            if not self.pending:
+                return None
         assert self._ahead is not None
+        overdue = time.monotonic() + _OVERDUE_S
         try:
-            message = await self._ahead.next(timeout)
+            message = await self._ahead.next(min(timeout, _OVERDUE_S) if self.pending else timeout)
         except (ConsumerGone, NatsError):
             self._current = False
             return None
@@ -165,6 +173,8 @@ class DurableReader:
             self._raise_refusal()
             if self._checking and self._after is not None:  # it was erased just now
                 self._go_by_time(self._after)
+            elif self.pending and time.monotonic() >= overdue:
+                self._current = False  # it was perhaps erased: look again
             return None
         return message if self.admit(message) else None
 
@@ -206,9 +216,15 @@ class DurableReader:
         ours = self._making is not None and f".{self._making}" in refusal.subject
         if not ours and not refusal.own_inbox:
             return None
-        self._refusal = refusal
+        self._refusal = self._explained(refusal)
         self.poke()
         return True
+
+    def _explained(self, refusal: NotAllowed) -> NotAllowed:
+        """The refusal with what may be the cure, if all kinds of event were to be read."""
+        if refusal.own_inbox or not self._subject.endswith(".*"):
+            return refusal
+        return NotAllowed(refusal.subject, publishes=refusal.publishes, remedy=_ONE_KIND)
 
     def _raise_refusal(self) -> None:
         if self._refusal is not None:
@@ -217,7 +233,7 @@ class DurableReader:
 
     async def _missing(self) -> None:
         """Wait for the stream, or raise StreamMissing."""
-        if not self._waits and not self._opened:
+        if not self._waits:
             raise StreamMissing(f"stream {self._stream} is missing: {self._cure}") from None
         if not self._warned:
             self._warned = True
@@ -327,13 +343,18 @@ class DurableReader:
         config = self._config(name, policy, _CONSUMER_LIFE_S) | start
         # Whatever ends this request, the server may have made the consumer, which is released then.
         self._consumer = _Consumer(name, 0, 0, datetime.now(UTC), config)
-        self._consumer = await self._create(config)
+        try:
+            self._consumer = await self._create(config)
+        except NotAllowed as refusal:
+            self._consumer = None
+            raise self._explained(refusal) from None
         return self._consumer
 
     async def _probe(self, policy: str) -> _Consumer:
         """Make a consumer that is only looked at, and is gone at once."""
-        name = f"listen_{secrets.token_hex(8)}"
-        return await self._create(self._config(name, policy, _NO_LIFE_S))
+        return await self._create(
+            self._config(f"listen_{secrets.token_hex(8)}", policy, _NO_LIFE_S)
+        )
 
     def _config(self, name: str, policy: str, life_seconds: float) -> dict[str, Any]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -14,11 +15,11 @@ from natterjack.broker.connection import Broker
 from natterjack.consume.markers import CaughtUp, HistoryLost
 from natterjack.consume.options import checked_since
 from natterjack.decoding import UnknownEvent
-from natterjack.errors import InvalidKey, UsageError
+from natterjack.errors import InvalidKey, StreamMissing, UsageError
 from natterjack.position import Position
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey
-from tests.waiting import until
+from tests.waiting import until, within
 
 from .events import (
     KEY,
@@ -110,6 +111,27 @@ async def test_nothing_is_stored_without_a_stream(
     broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     assert await everything(settings=broker_settings, until="stored") == []
+
+
+@pytest.mark.parametrize("how", ["purged", "deleted"])
+async def test_what_was_stored_is_gone_before_it_was_read(
+    ready_broker: Broker, broker_settings: BrokerSettings, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("natterjack.consume.reader._OVERDUE_S", 0.2)
+    js = ready_broker.client.jetstream()
+    await publish(ready_broker, *(final(n) for n in range(1100)))  # more than are read ahead
+    found = 0
+    async with within(60):
+        with contextlib.nullcontext() if how == "purged" else pytest.raises(StreamMissing):
+            async for _ in natterjack.listen(
+                settings=broker_settings, since="start", until="stored"
+            ):
+                found += 1
+                if found == 1 and how == "purged":
+                    await js.purge_stream(streams.TRANSCRIPTS)
+                elif found == 1:
+                    await js.delete_stream(streams.TRANSCRIPTS)
+    assert 0 < found < 1100
 
 
 async def test_a_time_divides_what_is_stored(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import natterjack
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.roles import User
 from natterjack.broker.streams import ensure
@@ -16,6 +17,7 @@ from natterjack.consume.markers import HistoryLost
 from natterjack.errors import NotAllowed
 from natterjack.settings import StreamSettings
 from natterjack.subjects import SessionKey
+from tests.waiting import soon
 
 from .events import (
     ServerWithUsers,
@@ -36,8 +38,10 @@ OPERATOR, WORKER = User("operator"), User("worker")
 APP = User("subscriber", name="app", tenant="t")
 SHOWN = User("subscriber", name="shown", tenant="t", live=True)
 FINALS = User("subscriber", name="finals", tenant="t", kinds=("final",))
+TURNS = User("subscriber", name="turns", tenant="t", kinds=("final", "turn"), durable="turns")
+CAPTIONS = User("subscriber", name="captions", tenant="t", kinds=("final", "interim"))
 ALL = User("subscriber", name="all")
-USERS = (OPERATOR, WORKER, APP, SHOWN, FINALS, ALL)
+USERS = (OPERATOR, WORKER, APP, SHOWN, FINALS, TURNS, CAPTIONS, ALL)
 
 
 @pytest.fixture
@@ -135,6 +139,35 @@ async def test_a_subscriber_of_finals_reads_finals(server: ServerWithUsers, work
     options = {"settings": server.settings(FINALS), "tenant": "t", "kinds": ["final"]}
     found = await everything(since="start", until="stored", **options)
     assert texts(found) == ["final 1"]
+
+
+async def test_a_subscriber_of_two_kinds_is_told_to_read_one(
+    server: ServerWithUsers, worker: Broker
+) -> None:
+    await publish(worker, final(0))
+    options: dict[str, Any] = {"settings": server.settings(TURNS), "tenant": "t"}
+    for since in ("start", None):
+        with pytest.raises(NotAllowed, match="one kind of stored event at a time"):
+            await everything(since=since, kinds=["final", "turn"], **options)
+    with pytest.raises(NotAllowed, match="one kind of stored event at a time"):
+        async with natterjack.durable("turns", kinds=["final", "turn"], **options) as deliveries:
+            await soon(anext(deliveries), 20)
+    found = await everything(since="start", until="stored", kinds=["final"], **options)
+    assert texts(found) == ["final 0"]
+    await until_consumers(worker, 0)
+
+
+async def test_a_subscriber_of_finals_and_interims_reads_both(
+    server: ServerWithUsers, worker: Broker
+) -> None:
+    await publish(worker, status(0, "assigned"), final(1))
+    options = {"settings": server.settings(CAPTIONS), "tenant": "t", "kinds": ["final", "interim"]}
+    async with listening(since="start", **options) as take:
+        assert texts(await take(1)) == ["final 1"]
+        await publish(worker, interim(2, "to"))
+        assert texts(await take(1)) == ["to"]
+        await publish(worker, final(2), interim(2, "stale"), interim(3, "next"))
+        assert texts(await take(2)) == ["final 2", "next"]
 
 
 @pytest.mark.parametrize("kinds", [None, ("interim", "final", "status")], ids=["all", "some"])
