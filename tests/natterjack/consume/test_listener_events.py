@@ -34,7 +34,7 @@ class Reading:
         number = self.reader._next_number if consumer_sequence is None else consumer_sequence
         reply = f"$JS.ACK.S.C.1.{sequence}.{number}.{sequence * SECOND}.0"
         data = event if isinstance(event, bytes) else event.encode()
-        message = decode_message(b"subject", reply.encode(), data)
+        message = decode_message(b"stt.transcript.t.c.s.final", reply.encode(), data)
         return self.listener._decode(message) if self.reader.admit(message) else None
 
     def live(self, event: Event | bytes) -> InterimEvent | None:
