@@ -94,8 +94,7 @@ class Participant:
             origin = await self._origin()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read(origin), name=f"read for {self.name}")
-                tasks.create_task(self._holdings.tend(), name=f"tend {self.name}")
-                tasks.create_task(self._holdings.save(), name=f"save {self.name}")
+                tasks.create_task(self._holdings.run(), name=f"hold for {self.name}")
                 tasks.create_task(self._watch_deadlines(), name=f"deadlines of {self.name}")
         except* Exception as group:  # noqa: BLE001 - whatever it is, `take` raises it
             self._fail(_first(group))

@@ -8,9 +8,9 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from nats.errors import Error as NatsError
 
@@ -69,12 +69,12 @@ class Holdings(Generic[T]):
         await self._members.start()
 
     async def stop(self) -> None:
-        """Store progress, and let others take over, unless the broker is away. Call it when `tend`
-        and `save` have ended. Raises NATS's errors."""
+        """Store progress, and let others take over, unless the broker is away. Call it when `run`
+        has ended. Raises NATS's errors."""
         self._broker.on_reconnect.discard(self._reconnected)
         if self._broker.connected:
             shares = list(self._backlog.shares.values())
-            await asyncio.gather(*(self._release(share) for share in shares))
+            await _all(self._release(share) for share in shares)
             self._members.beat((), leaves=True)
         await self._members.stop()
 
@@ -87,16 +87,17 @@ class Holdings(Generic[T]):
         self._save_now.set()
 
     def look_for_doubt(self) -> None:
-        """After a pause of this process or its connection, others may have taken over."""
+        """After a pause of this process or its connection, others may have taken over. And this
+        one has not heard them."""
         if time.monotonic() - self._members.alive > _DOUBT_S:
             self._doubt()
 
     def _doubt(self) -> None:
+        self._members.restart()
         self._backlog.doubt()
         self._save_now.set()
 
     def _reconnected(self) -> None:
-        self._members.restart()
         self._doubt()
         self._tend_now.set()
 
@@ -108,15 +109,28 @@ class Holdings(Generic[T]):
 
     # ---- which shares ----------------------------------------------------------------------------
 
-    async def tend(self) -> None:
-        """Until cancelled, tell the others that this process lives, and bring its shares to what it
-        should hold."""
-        await asyncio.sleep(_ANSWERS_S)
+    async def run(self) -> None:
+        """Until cancelled, hold the shares that this process should hold, and store progress."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._beat(), name="beat")
+            tasks.create_task(self._tend(), name="tend")
+            tasks.create_task(self._save_on(), name="save")
+
+    async def _beat(self) -> None:
+        """Tell the others that this process lives."""
         while True:
-            self._tend_now.clear()
             self.look_for_doubt()
             self._members.beat(self._backlog.shares)
             self._note_idle_progress()
+            await asyncio.sleep(_BEAT_S)
+
+    async def _tend(self) -> None:
+        """Bring the shares to what this process should hold."""
+        await asyncio.sleep(_ANSWERS_S)
+        while True:
+            if self._tend_now.is_set():
+                self._tend_now.clear()
+                self._members.beat(self._backlog.shares)
             try:
                 if self._broker.connected:
                     async with self._broker.within_connection():
@@ -139,6 +153,7 @@ class Holdings(Generic[T]):
     async def _balance(self) -> None:
         """Give up shares that others should hold, or take over shares that nobody holds."""
         mine = self._backlog.shares
+        self.look_for_doubt()
         others = self._members.held()
         target = quota(self._id, {**others, self._id: mine.keys()})
         before = set(mine)
@@ -151,20 +166,23 @@ class Holdings(Generic[T]):
         taken = {number for held in others.values() for number in held}
         free = [number for number in range(SHARES) if number not in mine and number not in taken]
         random.shuffle(free)
-        while free and (missing := target - len(mine)) > 0:
-            some, free = free[:missing], free[missing:]
-            await asyncio.gather(*(self._claim(number, others.keys()) for number in some))
-        if mine.keys() - before:
-            self._changed()
-        if before - mine.keys():
-            self._members.beat(mine)  # others need not wait for the next one
+        try:
+            while free and (missing := target - len(mine)) > 0:
+                some, free = free[:missing], free[missing:]
+                await _all(self._claim(number) for number in some)
+        finally:
+            if mine.keys() - before:
+                self._changed()
+            if mine.keys() != before:
+                self._members.beat(mine)  # others need not wait for the next one
 
-    async def _claim(self, number: int, living: Collection[str]) -> None:
+    async def _claim(self, number: int) -> None:
         """Take a share over, unless its holder may live."""
         entry = await self._progress.read(str(number))
         record = self._decode(number, entry.value)
         dead = record.holder not in ("", self._id)
-        if dead and (record.holder in living or not self._members.certain):
+        self.look_for_doubt()
+        if dead and (record.holder in self._members.held() or not self._members.certain):
             return
         try:
             revision = await self._progress.write(
@@ -203,14 +221,14 @@ class Holdings(Generic[T]):
 
     # ---- progress --------------------------------------------------------------------------------
 
-    async def save(self) -> None:
-        """Until cancelled, store progress soon after it has changed."""
+    async def _save_on(self) -> None:
+        """Store progress soon after it has changed."""
         while True:
             await self._save_now.wait()
             self._save_now.clear()
             dirty = [s for s in self._backlog.shares.values() if s.dirty and not s.leaving]
             try:
-                await asyncio.gather(*(self._save(share, self._id) for share in dirty))
+                await _all(self._save(share, self._id) for share in dirty)
                 self._warned.clear()
                 await asyncio.sleep(_SAVE_S)
                 continue
@@ -261,3 +279,10 @@ class Holdings(Generic[T]):
             "another process has taken over", extra=fields(durable=self._name, share=share.number)
         )
         self._drop(share)
+
+
+async def _all(steps: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Await all of them, also those that go on when one has failed. Raises the first error."""
+    for result in await asyncio.gather(*steps, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connect
 from natterjack.broker.streams import ensure
 from natterjack.consume.sharing.backlog import Share
+from natterjack.consume.sharing.members import LIFE_S
 from natterjack.consume.sharing.shares import SHARES, digest, share_of
 from natterjack.errors import InvalidKey, UsageError
 from natterjack.events import FinalEvent, TurnEvent
@@ -382,6 +384,31 @@ async def test_a_process_that_is_cut_off_delivers_nothing_that_others_may_have(
                     await until(lambda: "another process has taken over" in caplog.text, "it knows")
             await first.ack()
             assert (await acknowledged(one, 1))[0] == "session-s:0"
+
+
+async def test_who_stood_still_takes_nothing_from_others_that_live(
+    ready_broker: Broker, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has not heard them, but neither could it."""
+    async with natterjack.durable("x", **options) as one, natterjack.durable("x", **options) as two:
+        shares = [d._participant.backlog.shares for d in (one, two)]
+        await until(lambda: [len(s) for s in shares] == [SHARES / 2] * 2, "each has half")
+        before = [set(each) for each in shares]
+        time.sleep(LIFE_S + 1)
+        await publish(ready_broker, *(final(0, f"s{number}") for number in range(20)))
+        reading = [asyncio.create_task(read_on(deliveries)) for deliveries in (one, two)]
+        await until(lambda: not one.pending and not two.pending, "all is read")
+        assert [set(each) for each in shares] == before
+        for task in reading:
+            task.cancel()
+        await asyncio.wait(reading)
+    assert "took over" not in caplog.text
+    assert "has taken over" not in caplog.text
+
+
+async def read_on(deliveries: natterjack.Deliveries) -> None:
+    async for delivery in deliveries:
+        await delivery.ack()
 
 
 async def test_a_connection_that_does_not_hear_itself_is_refused(
