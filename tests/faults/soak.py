@@ -37,7 +37,7 @@ from .voice.storm import Settings as VoiceSettings
 
 CHAINS = (
     ("deepgram", "speechmatics", "deepgram-rest"),
-    ("deepgram-flux", "speechmatics", "deepgram-rest"),
+    ("deepgram-flux", "speechmatics-agent", "deepgram-rest"),
 )
 """The providers of each storm. Sessions use them in any order."""
 WORKERS = 4

@@ -84,8 +84,9 @@ class Storm(Damage):
         self._files_before = open_files(fleet.seats[0].worker.pid)
         self._over = asyncio.Event()
         self._started = time.monotonic()
-        self._mutated = False
-        """Whether any message was mutated. Words may have no time then."""
+        self._mutated = "speechmatics-agent" in fleet.emulators
+        """Whether any message was mutated, or a provider has no times of words. Words may have no
+        time then, or an estimated one."""
         self.outcome = Outcome(faults=self.injected)
         self.faults = {
             "worker SIGKILL": (3, self._worker_killed),
