@@ -26,6 +26,8 @@ _BYTES = 4 * 1024 * 1024
 possible message."""
 _EXPIRES_S = 20.0
 _HEARTBEAT_S = 1.0
+_REFUSED_S = 0.2
+"""How long after a request that the server has refused the next one is made."""
 _SILENCE_S = 3.0
 """How long heartbeats, one per second, may be missing before all requests count as lost."""
 
@@ -74,6 +76,8 @@ class ReadAhead:
         self._due = 0
         """Messages that the open requests may still deliver."""
         self._last_received = 0.0
+        self._refused = 0.0
+        """When the server last refused a request, or ended it for reasons of its own."""
         self._gone = False
         self._poked = False
 
@@ -115,6 +119,8 @@ class ReadAhead:
             self._due = max(0, self._due - int(left)) if left.isdecimal() else 0
             if status == "503" or "Consumer Deleted" in description:
                 self._gone = True
+            elif status != "408" and "MaxBytes" not in description:
+                self._refused = self._last_received
         self._wake.set()
 
     def _ask(self) -> None:
@@ -169,11 +175,14 @@ class ReadAhead:
             now = time.monotonic()
             if self._due and now - self._last_received > _SILENCE_S:
                 self._due = 0
-            self._ask()
+            refused = now - self._refused < _REFUSED_S
+            if not refused:
+                self._ask()
             if now >= deadline:
                 return
             try:
-                async with asyncio.timeout(min(deadline - now, _SILENCE_S)):
+                pause = _REFUSED_S if refused else _SILENCE_S
+                async with asyncio.timeout(min(deadline - now, pause)):
                     await self._wake.wait()
             except TimeoutError:
                 continue

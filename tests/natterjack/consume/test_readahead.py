@@ -111,3 +111,19 @@ async def test_a_consumer_that_is_deleted_is_noticed(
     await ready_broker.client.jetstream().delete_consumer(streams.TRANSCRIPTS, "C")
     with pytest.raises(ConsumerGone):
         await take(ahead, 1)
+
+
+async def test_refused_requests_are_not_repeated_without_a_pause(ready_broker: Broker) -> None:
+    config = {"name": "R", "ack_policy": "none", "deliver_policy": "all", "max_batch": 1}
+    await ready_broker.client.request(
+        f"$JS.API.CONSUMER.CREATE.{streams.TRANSCRIPTS}.R",
+        json.dumps({"stream_name": streams.TRANSCRIPTS, "config": config}).encode(),
+    )
+    ahead, server = ReadAhead(ready_broker, streams.TRANSCRIPTS, "R"), Requests()
+    await server.start(ready_broker, ahead.request_subject)
+    await ahead.start()
+    try:
+        assert await ahead.next(1) is None
+        assert 1 <= len(server.asked) <= 7
+    finally:
+        await ahead.stop()
