@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import nkeys
+import numpy as np
 import pytest
 import pytest_asyncio
 import soundfile
@@ -39,6 +40,7 @@ from tests.natterjack.cli.commands import Command, run_async
 from tests.natterjack.consume.test_conversation import publish
 from tests.natterjack.transcripts.events import Session
 
+from ..emulators import tones
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, soon, until, within
 from ..worker.programs import Speaker, WorkerProcess, closed, spoken
@@ -1038,8 +1040,33 @@ async def test_a_user_that_lacks_a_right_transcribes_nothing_and_is_told(
         assert await command.status() == 2, command.errors
     last = command.errors.splitlines()[-1]
     assert re.fullmatch(
-        r"natterjack transcribe: this user may not .*: to transcribe takes the rights of an edge "
-        "and those of a subscriber",
+        r"natterjack transcribe: this user may not .*: it takes the rights of a subscriber, and "
+        r"those of an edge \(--edge-nkey .* name another user\)",
         last,
     )
     assert not (tmp_path / "state").exists()
+
+
+async def test_two_users_transcribe_a_recording(server: SecuredServer, tmp_path: Path) -> None:
+    """A subscriber reads what an edge publishes."""
+    spoken_words = tones.sequence(6)
+    samples = np.frombuffer(tones.encode(spoken_words), "<i2")
+    soundfile.write(tmp_path / "a.wav", samples, 16000)
+    reader = {
+        **server.environment("subscriber_acme_app"),
+        "TRANSCRIBE_EDGE_NKEY": server.environment("edge_acme_pi-1")["NATS_NKEY"],
+        "TRANSCRIBE_EDGE_INBOX_PREFIX": "_INBOX_edge_acme_pi-1",
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+    arguments = ("transcribe", str(tmp_path / "a.wav"), "--tenant", "acme", "-o", "-")
+    async with DeepgramEmulator() as emulator:
+        environment = server.environment("worker")
+        worker = WorkerProcess(environment.pop("NATS_URL"), emulator.url, **environment)
+        await worker.start()
+        try:
+            async with Command(*arguments, terminal=False, folder="", **reader) as command:
+                assert await command.status() == 0, command.errors
+        finally:
+            worker.signal(signal.SIGTERM)
+            await worker.wait()
+    assert tones.words_of(command.out.partition("] ")[2]) == spoken_words

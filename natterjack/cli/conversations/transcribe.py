@@ -6,16 +6,35 @@ import argparse
 import os
 from pathlib import Path
 
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
 from natterjack.errors import UsageError
 from natterjack.local.recordings.conversation import Options
 from natterjack.local.recordings.run import transcribe
-from natterjack.settings import BrokerSettings, add_flags, load, variable
+from natterjack.settings import BrokerSettings, FsPath, add_flags, described, load, variable
 from natterjack.subjects import SessionKey
 from natterjack.transcripts.files import FORMATS
 
 from ..arguments import formats, path
 
 _STANDARD = Path("-")
+
+
+class EdgeUserSettings(BaseSettings):
+    """The user who publishes audio, where the one who reads transcripts may not."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TRANSCRIBE_EDGE_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    creds: FsPath | None = described(None, "credentials file (JWT and seed) of the edge's user")
+    nkey: FsPath | None = described(None, "file with an NKey seed of the edge's user")
+    user: str | None = described(None, "user name of the edge's user")
+    password: SecretStr | None = described(None, "password of the edge's user")
+    inbox_prefix: str | None = described(
+        None, "prefix of the subjects on which replies arrive for the edge's user"
+    )
 
 
 def _positive(text: str) -> int:
@@ -103,6 +122,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--quiet", action="store_true", help="say what is done, and show no progress"
     )
     add_flags(command, BrokerSettings, "nats-")
+    add_flags(command, EdgeUserSettings, "edge-")
 
 
 async def run(flags: argparse.Namespace) -> int:
@@ -138,7 +158,10 @@ async def run(flags: argparse.Namespace) -> int:
         track=flags.track,
         quiet=flags.quiet,
     )
-    return await transcribe(flags.paths, options, flags.store, _installation(flags))
+    broker = _installation(flags)
+    return await transcribe(
+        flags.paths, options, flags.store, broker, broker and _publisher(broker, flags)
+    )
 
 
 def _installation(flags: argparse.Namespace) -> BrokerSettings | None:
@@ -149,3 +172,15 @@ def _installation(flags: argparse.Namespace) -> BrokerSettings | None:
     if flags.local or not (named or os.environ.get(variable(BrokerSettings, "url"))):
         return None
     return load(BrokerSettings, flags)
+
+
+def _publisher(broker: BrokerSettings, flags: argparse.Namespace) -> BrokerSettings:
+    """The settings of the edge: those of `broker`, with another user if one is named."""
+    user = load(EdgeUserSettings, flags)
+    named = {
+        name: value for name in EdgeUserSettings.model_fields if (value := getattr(user, name))
+    }
+    if not named:
+        return broker
+    anonymous = {"creds": None, "nkey": None, "user": None, "password": None}
+    return broker.model_copy(update=anonymous | named)

@@ -58,11 +58,16 @@ _STDIN_NAME = "standard input"
 
 
 async def transcribe(
-    paths: Sequence[Path], options: Options, store: Path | None, broker: BrokerSettings | None
+    paths: Sequence[Path],
+    options: Options,
+    store: Path | None,
+    broker: BrokerSettings | None = None,
+    publisher: BrokerSettings | None = None,
 ) -> int:
     """Transcribe files and the files in folders; `-` is standard input. Returns the exit status.
 
-    `broker` is that of an installation; None starts one, and a worker. `store` is the directory for
+    `broker` is that of an installation, and `publisher` the same with the user who publishes audio;
+    None starts one, and a worker. `store` is the directory for
     what is unfinished; None: one below the user's, by the names of `paths`. Raises: UsageError,
     BrokerError, PartFailed.
     """
@@ -83,8 +88,8 @@ async def transcribe(
         check_writable(wanted)
         installation = None
         if broker is not None:  # before anything is started, so that a wrong URL is found
-            installation = _variables(broker)
-            await _check_rights(broker, options)
+            installation = _variables(publisher or broker)
+            await _check_rights(broker, publisher or broker, options)
         count = f"{len(wanted)} recordings" if len(wanted) > 1 else wanted[0].name
         where = "a broker and a worker of this command" if broker is None else broker.url
         progress.say(f"transcribing {count} with {where}")
@@ -105,18 +110,24 @@ async def transcribe(
         return max(status, 1) if found.problems else status
 
 
-async def _check_rights(settings: BrokerSettings, options: Options) -> None:
-    """Raises: UsageError if the user may not publish audio, or read transcripts; BrokerError."""
+async def _check_rights(
+    reader: BrokerSettings, publisher: BrokerSettings, options: Options
+) -> None:
+    """Raises: UsageError if a user may not publish audio, or read transcripts; BrokerError."""
     conversation = f"rights-{secrets.token_hex(4)}"
-    async with connected(settings, name="natterjack-transcribe", once=True) as broker:
-        try:
-            async with broker.raising_refusals():
-                for speaker in options.speakers:
-                    # Nobody listens to it. A server that refuses it says so before it answers.
-                    key = SessionKey(options.tenant, conversation, speaker)
-                    await broker.client.publish(hold_subject(key), b"")
-                await broker.client.flush()
-                await asyncio.sleep(0)
+    try:
+        async with connected(publisher, name="natterjack-transcribe", once=True) as broker:
+            refusals: list[NotAllowed] = []
+            broker.on_refusal.add(refusals.append)
+            for speaker in options.speakers:
+                # Nobody listens to it. A server that refuses it says so before it answers.
+                key = SessionKey(options.tenant, conversation, speaker)
+                await broker.client.publish(hold_subject(key), b"")
+            await broker.client.flush()
+            await asyncio.sleep(0)
+            if refusals:
+                raise refusals[0]
+        async with connected(reader, name="natterjack-transcribe", once=True) as broker:
             events = listen(
                 options.tenant, conversation, since="start", until="stored", interims=None,
                 broker=broker,
@@ -125,10 +136,11 @@ async def _check_rights(settings: BrokerSettings, options: Options) -> None:
                 async with asyncio.timeout(_RIGHTS_S), contextlib.aclosing(events):
                     async for _ in events:
                         pass
-        except NotAllowed as error:
-            raise UsageError(
-                f"{error}: to transcribe takes the rights of an edge and those of a subscriber"
-            ) from None
+    except NotAllowed as error:
+        raise UsageError(
+            f"{error}: it takes the rights of a subscriber, and those of an edge (--edge-nkey or "
+            "--edge-creds, and --edge-inbox-prefix, name another user)"
+        ) from None
 
 
 def _wanted(
