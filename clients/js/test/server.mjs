@@ -5,6 +5,7 @@ import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { after } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { connect } from "@nats-io/transport-node";
@@ -13,6 +14,9 @@ const BESIDE = fileURLToPath(new URL("../../../.venv/bin/nats-server", import.me
 const BINARY = existsSync(BESIDE) ? BESIDE : "nats-server";
 
 const SECONDS = 60 * Number(process.env.TEST_SLOWDOWN ?? 1);
+
+// What a failed test has left open must not keep the process.
+after(() => setTimeout(() => process.exit(), 5_000).unref());
 
 /** Waits until `look` returns something true, and returns it. */
 export async function until(look, what, seconds = SECONDS) {
@@ -48,6 +52,8 @@ export class Server {
     await rm(ports, { recursive: true, force: true });
     await mkdir(ports);
     this.#process = spawn(BINARY, [...args, "--ports_file_dir", ports], { stdio: "ignore" });
+    const process_ = this.#process;
+    process.once("exit", () => process_.kill("SIGKILL"));
     this.port = await until(async () => {
       const [file] = (await readdir(ports)).filter((name) => name.endsWith(".ports"));
       if (!file) return undefined;
@@ -70,6 +76,11 @@ export class Server {
     const ended = once(this.#process, "exit");
     this.#process.kill("SIGKILL");
     await ended;
+  }
+
+  /** Sends the process a signal, such as SIGSTOP, which freezes it. */
+  signal(name) {
+    this.#process.kill(name);
   }
 
   async restart() {
