@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Literal, TextIO
 
-from natterjack.decoding import AnyEvent
+from natterjack.decoding import AnyEvent, UnknownEvent
 from natterjack.events import FinalEvent, Gap, StatusEvent
 from natterjack.process.live_area import LiveArea
 from natterjack.process.terminal import end, escaped, middle, plain, start, width
@@ -96,6 +96,9 @@ class Captions:
                 lines.append(f"{self._clock(None)}{head}[more gaps]")
             reason = f" ({plain(event.reason)})" if event.reason else ""
             return [*lines, f"{self._clock(None)}{head}[{plain(event.state)}{reason}]"]
+        if isinstance(event, UnknownEvent) and self._states:
+            unknown = f"{plain(event.kind)} event that this release does not know"
+            return [f"{self._clock(None)}{head}[{unknown}]"]
         return []
 
     def _clock(self, seconds: float | None) -> str:

@@ -16,6 +16,7 @@ from hypothesis import strategies as some
 from rich.cells import cell_len
 
 from natterjack.consume.captions import Captions, clock
+from natterjack.decoding import AnyEvent, UnknownEvent
 from natterjack.events import (
     Account,
     Event,
@@ -75,7 +76,7 @@ def utterance(event: Any, session: str = "c.bot", **fields: Any) -> VoiceEvent:
     return UtteranceEvent(**common(session), sequence=1, utterance=0, event=event, **fields)
 
 
-def written(out: io.StringIO, *events: Event | VoiceEvent, **options: Any) -> str:
+def written(out: io.StringIO, *events: AnyEvent | VoiceEvent, **options: Any) -> str:
     captions = Captions(out, **options)
     for event in events:
         captions.show(event)
@@ -133,6 +134,14 @@ def test_gaps_are_shown_where_they_begin() -> None:
 def test_recoveries_are_shown() -> None:
     shown = written(io.StringIO(), status("recovering", reason="mute"), status("streaming"))
     assert shown == "         c.anna: [recovering (mute)]\n         c.anna: [streaming]\n"
+
+
+def test_events_of_later_releases_are_shown() -> None:
+    event = UnknownEvent(**common(), kind="mo\nod", problem="type: not known")
+    assert written(io.StringIO(), event) == (
+        "         c.anna: [mo od event that this release does not know]\n"
+    )
+    assert written(io.StringIO(), event, states=False) == ""
 
 
 def test_speakers_and_states_can_be_hidden() -> None:
