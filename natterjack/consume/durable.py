@@ -206,11 +206,12 @@ async def durable(
                 await delivery.ack()
 
     Every stored event is delivered until it is acknowledged or rejected, through restarts of this
-    process and of the broker. Up to 16 processes that use the same name share the work; those that
-    do not read the same events need different names. The events of a session are delivered in
-    order, each after the one before was settled. Only its first process decides where a durable
-    consumer begins: `start` is a time, a duration before now, the position of an event (which is
-    not delivered), `"start"`, or None for events that are stored from now on.
+    process and of the broker. Up to 16 processes that use the same name share the work. One that
+    does not read the same events waits until the others have ended, and goes on from there: it
+    should have another name. The events of a session are delivered in order, each after the one
+    before was settled. Only its first process decides where a durable consumer begins: `start` is a
+    time, a duration before now, the position of an event (which is not delivered), `"start"`, or
+    None for events that are stored from now on.
 
     None matches any tenant, conversation or speaker; `kinds` are those of events that are stored.
     An event that is not settled within `ack_wait` seconds is delivered again, unless it is settled
@@ -241,7 +242,7 @@ async def durable(
         own = broker = await connect(settings or load(BrokerSettings), name=f"durable-{name}")
     participant = Participant(
         broker, name, subject, start=since, ack_wait=ack_wait, max_in_flight=max_in_flight,
-        wanted=lambda message: wanted is None or message.kind in wanted,
+        wanted=wanted,
     )  # fmt: skip
     try:
         await participant.start()

@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
 from datetime import datetime
 
 from nats.errors import Error as NatsError
@@ -48,7 +47,7 @@ class Participant:
         name: str,
         subject: str,
         *,
-        wanted: Callable[[StoredMessage], bool],
+        wanted: frozenset[str] | None,
         start: Since,
         ack_wait: float,
         max_in_flight: int,
@@ -64,7 +63,8 @@ class Participant:
         self._ack_wait = ack_wait
         self.max_in_flight = max_in_flight
         self._progress = Progress(broker, name)
-        self._holdings = Holdings(broker, name, self.backlog, self._progress, self._changed)
+        reads = f"{subject} {','.join(sorted(wanted or ('all',)))}"
+        self._holdings = Holdings(broker, name, self.backlog, self._progress, reads, self._changed)
         self._reader: DurableReader | None = None
         self._wake, self._go_on = asyncio.Event(), asyncio.Event()
         self._failure: Exception | None = None
@@ -260,7 +260,7 @@ class Participant:
 
     def _add(self, message: StoredMessage) -> None:
         key = digest(key_of(message.subject))
-        content = message if self._wanted(message) else None
+        content = message if self._wanted is None or message.kind in self._wanted else None
         if self.backlog.add(message.position, share_of(key), key, content):
             self._wake.set()
         self.pending = message.pending

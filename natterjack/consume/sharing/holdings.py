@@ -8,7 +8,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -49,16 +49,18 @@ class Holdings(Generic[T]):
         name: str,
         backlog: Backlog[T],
         progress: Progress,
+        reads: str,
         changed: Callable[[], None],
     ) -> None:
-        """`changed` is called when it holds other shares, or knows again that it holds them."""
+        """`reads` says which events this process reads. `changed` is called when it holds other
+        shares, or knows again that it holds them."""
         self._broker = broker
         self._name = name
         self._backlog = backlog
         self._progress = progress
         self._changed = changed
         self._id = secrets.token_hex(8)
-        self._members = Members(broker, name, self._id, self.tend_soon)
+        self._members = Members(broker, name, self._id, reads, self.tend_soon)
         self._tend_now, self._save_now = asyncio.Event(), asyncio.Event()
         self._idle_at = 0.0
         self._warned: set[str] = set()
@@ -155,7 +157,7 @@ class Holdings(Generic[T]):
         mine = self._backlog.shares
         self.look_for_doubt()
         others = self._members.held()
-        target = quota(self._id, {**others, self._id: mine.keys()})
+        target = self._target(others)
         before = set(mine)
         staying = [share for share in mine.values() if not share.leaving]
         for share in sorted(staying, key=Share.delivered)[: max(0, len(staying) - target)]:
@@ -175,6 +177,21 @@ class Holdings(Generic[T]):
                 self._changed()
             if mine.keys() != before:
                 self._members.beat(mine)  # others need not wait for the next one
+
+    def _target(self, others: Mapping[str, Collection[int]]) -> int:
+        """How many shares this process should hold: none while another one reads other events, and
+        was first. What that one reads and leaves out would be lost for this one."""
+        mine = self._backlog.shares
+        strangers = self._members.strangers()
+        for member, reads in strangers.items():
+            if (len(mine), self._id) < (len(others[member]), member):
+                self.warn(
+                    "waiting, since a process of the same name reads other events (%s): those that "
+                    "share a name need the same tenant, conversation, speaker and kinds", reads,
+                )  # fmt: skip
+                return 0
+        alike = {member: held for member, held in others.items() if member not in strangers}
+        return quota(self._id, {**alike, self._id: mine.keys()})
 
     async def _claim(self, number: int) -> None:
         """Take a share over, unless its holder may live."""

@@ -21,14 +21,18 @@ _MOST_SENT = 60
 class Members:
     """The processes that are heard. This one hears itself, which shows that others can."""
 
-    def __init__(self, broker: Broker, name: str, own: str, changed: Callable[[], None]) -> None:
-        """`changed` is called when a process has come or gone or has given up shares, and when this
-        one should answer."""
+    def __init__(
+        self, broker: Broker, name: str, own: str, reads: str, changed: Callable[[], None]
+    ) -> None:
+        """`reads` says which events this process reads. `changed` is called when a process has come
+        or gone or has given up shares, and when this one should answer."""
         self._broker = broker
         self._subject = f"{DURABLE_PREFIX}.{name}"
-        self._own = own
+        self._own, self._reads = own, reads
         self._changed = changed
         self._heard: dict[str, tuple[float, frozenset[int]]] = {}
+        self._strangers: dict[str, str] = {}
+        """What those read that read other events."""
         self._since = 0.0
         self._sent: dict[int, float] = {}
         """When the latest signs were sent, by their number."""
@@ -67,7 +71,12 @@ class Members:
         for member, (heard, _) in list(self._heard.items()):
             if now - heard > LIFE_S:
                 del self._heard[member]
+                self._strangers.pop(member, None)
         return {member: held for member, (_, held) in self._heard.items()}
+
+    def strangers(self) -> dict[str, str]:
+        """What each process reads that lives and reads other events than this one."""
+        return {member: self._strangers[member] for member in self.held().keys() & self._strangers}
 
     def beat(self, held: Iterable[int], *, asks: bool = False, leaves: bool = False) -> None:
         """Tell the others that this process lives; not while the broker is away."""
@@ -76,7 +85,7 @@ class Members:
         self._number += 1
         sign = {
             "member": self._own, "number": self._number, "shares": sorted(held),
-            "asks": asks, "leaves": leaves,
+            "asks": asks, "leaves": leaves, "reads": self._reads,
         }  # fmt: skip
         self._sent[self._number] = time.monotonic()
         self._sent.pop(self._number - _MOST_SENT, None)
@@ -90,13 +99,17 @@ class Members:
             sign = json.loads(data)
             member, held = str(sign["member"]), frozenset(map(int, sign["shares"]))
             number, asks, leaves = int(sign["number"]), bool(sign["asks"]), bool(sign["leaves"])
+            reads = str(sign.get("reads", self._reads))  # absent in those of former releases
         except (ValueError, KeyError, TypeError, AttributeError):
             return
         if member == self._own:
             self.alive = max(self.alive, self._sent.pop(number, 0.0))
             return
         known = self._heard.pop(member, None)
+        self._strangers.pop(member, None)
         if not leaves:
             self._heard[member] = (time.monotonic(), held)
+            if reads != self._reads:
+                self._strangers[member] = reads
         if asks or leaves or known is None or known[1] - held:
             self._changed()

@@ -359,6 +359,31 @@ async def test_processes_share_the_work_and_take_over_from_one_that_ends(
     assert [d.attempt for d in found].count(2) == 3
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [({"kinds": ["final"]}, {"kinds": ["turn"]}), ({"tenant": "t"}, {"tenant": "other"}),
+     ({}, {"kinds": ["final"]})],
+)  # fmt: skip
+async def test_a_process_that_reads_other_events_waits_for_the_end_of_the_others(
+    ready_broker: Broker,
+    options: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    first: dict[str, Any],
+    second: dict[str, Any],
+) -> None:
+    speakers = [f"s{number}" for number in range(20)]
+    async with contextlib.AsyncExitStack() as later:
+        async with natterjack.durable("x", **options, **first) as one:
+            await until(lambda: len(one._participant.backlog.shares) == SHARES, "it has all shares")
+            two = await later.enter_async_context(natterjack.durable("x", **options, **second))
+            await until(lambda: "reads other events" in caplog.text, "the other one is told")
+            await publish(ready_broker, *(final(0, speaker) for speaker in speakers))
+            assert sorted(await acknowledged(one, 20)) == sorted(f"session-{s}:0" for s in speakers)
+            assert not two._participant.backlog.shares
+        shares = two._participant.backlog.shares
+        await until(lambda: len(shares) == SHARES, "the other one goes on")
+
+
 async def test_a_process_that_is_cut_off_delivers_nothing_that_others_may_have(
     nats_server: NatsServer,
     ready_broker: Broker,
