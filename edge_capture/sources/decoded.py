@@ -229,12 +229,14 @@ async def probe(path: Path, decoder: Decoder) -> Media:
     try:
         async with asyncio.timeout(_PROBE_S):
             out = await process.read(-1)
-            await process.wait()
+            status = await process.wait()
     except TimeoutError:
         raise SourceError(f"{path} was examined by {decoder.name} for {_PROBE_S:.0f} s") from None
     finally:
         process.end()
     media = decoder.parse(out.decode(errors="replace"), process.complaints)
+    if status < 0:
+        raise SourceError(f"{path} makes {decoder.name} crash (signal {-status})")
     if isinstance(media, str):
         raise SourceError(f"{path} is not a readable audio file: {media}")
     if not media.tracks:

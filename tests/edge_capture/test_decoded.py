@@ -204,6 +204,19 @@ async def test_what_is_damaged_is_left_out(
     assert "is damaged in places: " in caplog.text or "its audio has" in caplog.text
 
 
+def test_a_file_that_makes_its_decoder_crash_does_no_more(
+    run_edge: RunEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "a.m4a", *sine(440, 1))
+    use_decoder("PyAV", tmp_path / "bin", monkeypatch)
+    (tmp_path / "bin" / "ffmpeg").write_text("#!/bin/sh\nkill -SEGV $$\n")
+    (tmp_path / "bin" / "ffmpeg").chmod(0o755)
+    edge = run_edge("probe", tmp_path / "a.m4a")
+    assert json.loads(edge.stdout)["error"] == (
+        f"{tmp_path / 'a.m4a'} makes ffmpeg crash (signal 11)"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -272,15 +285,14 @@ async def test_ctrl_c_ends_a_decoded_file_and_its_decoder(
 ) -> None:
     path = make(tmp_path / "a.m4a", *sine(440, 600))  # the decoder fills the pipe and waits
     edge = start_edge("file", path, environment={"PATH": os.environ["PATH"]})
-    await until(lambda: children(edge.process.pid), "there is a decoder")
-    (decoding,) = children(edge.process.pid)
-    assert os.getpgid(decoding) != os.getpgid(edge.process.pid)  # Ctrl-C does not reach it
     js = ready_broker.client.jetstream()
 
     async def published() -> bool:
         return (await js.stream_info("STT_AUDIO")).state.messages > 5
 
     await until(published, "some audio is stored")
+    (decoding,) = children(edge.process.pid)  # the one that examined the file has ended
+    assert os.getpgid(decoding) != os.getpgid(edge.process.pid)  # Ctrl-C does not reach it
     edge.process.send_signal(signal.SIGINT)
     assert await edge.exit_code() == 0, edge.stderr
     assert not Path(f"/proc/{decoding}").exists()
