@@ -14,7 +14,7 @@ from nats.errors import SlowConsumerError
 
 from natterjack.errors import BrokerUnreachable, NotAllowed, ServerTooOld, UsageError
 from natterjack.process.run import end_tasks
-from natterjack.settings import BrokerSettings
+from natterjack.settings import BrokerSettings, load
 from natterjack.telemetry.log import fields
 
 from .acks import Acks
@@ -164,17 +164,19 @@ class Broker:
             self._renewing = asyncio.create_task(renewal.run(), name="renew credentials")
 
     async def close(self) -> None:
-        """Flush for 2 s at most, then close. Idempotent."""
-        if self._renewing is not None:
-            await end_tasks([self._renewing])
-        if not self.client.is_closed:
-            await self._close()
-        self.client.abort()  # a connection that nats-py was just making
+        """Flush for 2 s at most, then close, also if it is canceled. Idempotent."""
+        try:
+            if self._renewing is not None:
+                await end_tasks([self._renewing])
+            if self.client.is_connected:
+                with contextlib.suppress(NatsError, TimeoutError, OSError, RuntimeError):
+                    await self.client.flush(timeout=2)
+        finally:
+            if not self.client.is_closed:
+                await self._close()
+            self.client.abort()  # a connection that nats-py was just making
 
     async def _close(self) -> None:
-        if self.client.is_connected:
-            with contextlib.suppress(NatsError, TimeoutError, OSError, RuntimeError):
-                await self.client.flush(timeout=2)
         # close() waits on the socket if the server is gone. If the connection is just being lost,
         # it ends cancelled, although this task was not.
         closing = asyncio.ensure_future(self.client.close())
@@ -350,3 +352,18 @@ async def connected(
         yield broker
     finally:
         await broker.close()
+
+
+@contextlib.asynccontextmanager
+async def connected_by(
+    broker: Broker | None, settings: BrokerSettings | None, name: str
+) -> AsyncIterator[Broker]:
+    """Use `broker` for the block, or a connection of its own by `settings` or the environment."""
+    if broker is not None:
+        yield broker
+        return
+    own = await connect(settings or load(BrokerSettings), name=name)
+    try:
+        yield own
+    finally:
+        await own.close()

@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Literal
 from weakref import WeakSet
 
@@ -20,9 +20,9 @@ from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
 from natterjack.broker import streams
-from natterjack.broker.connection import Broker, connect
+from natterjack.broker.connection import Broker, connected_by
 from natterjack.errors import NotAllowed, StreamMissing, UsageError
-from natterjack.settings import BrokerSettings, load
+from natterjack.settings import BrokerSettings
 from natterjack.subjects import (
     SESSION_PREFIX,
     VOICE_SESSION_PREFIX,
@@ -68,7 +68,7 @@ async def transcript(
     Raises: InvalidKey; NotAllowed.
     """
     _check(tenant, conversation)
-    async with _connection(broker, settings, "natterjack-transcript") as connected:
+    async with connected_by(broker, settings, "natterjack-transcript") as connected:
         reading = _Reading(connected, tenant, conversation, voice, pause_seconds)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -108,7 +108,7 @@ def follow(
         raise UsageError(f'until: {until!r} is not "closed" or None')
 
     async def transcripts() -> AsyncGenerator[Transcript, None]:
-        async with _connection(broker, settings, "natterjack-follow") as connected:
+        async with connected_by(broker, settings, "natterjack-follow") as connected:
             reading = _Reading(connected, tenant, conversation, voice, pause_seconds)
             async with contextlib.aclosing(reading.follow(until == "closed", interims)) as source:
                 async for each in source:
@@ -120,20 +120,6 @@ def follow(
 def _check(tenant: str, conversation: str) -> None:
     check_token("tenant", tenant)
     check_token("conversation", conversation)
-
-
-@contextlib.asynccontextmanager
-async def _connection(
-    broker: Broker | None, settings: BrokerSettings | None, name: str
-) -> AsyncIterator[Broker]:
-    if broker is not None:
-        yield broker
-        return
-    own = await connect(settings or load(BrokerSettings), name=name)
-    try:
-        yield own
-    finally:
-        await own.close()
 
 
 class _Reading:

@@ -13,12 +13,12 @@ from nats.js.errors import NoStreamResponseError
 from pydantic_core import from_json, to_json
 
 from natterjack.broker import streams
-from natterjack.broker.connection import Broker, connect
+from natterjack.broker.connection import Broker, connected_by
 from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.decoding import AnyEvent, decode_event
 from natterjack.errors import BadEvent, StreamMissing
 from natterjack.position import Position
-from natterjack.settings import BrokerSettings, load
+from natterjack.settings import BrokerSettings
 from natterjack.subjects import DEAD_PREFIX, check_token, dead_filter
 
 from .readahead import StoredMessage
@@ -101,29 +101,26 @@ async def dead_letters(
     Raises: InvalidKey; NotAllowed; StreamMissing if no worker has created the streams yet.
     """
     subject = dead_filter(check_token("name", name), tenant, conversation, speaker)
-    own = None
-    if broker is None:
-        own = broker = await connect(settings or load(BrokerSettings), name="natterjack-dead")
-    reader = DurableReader(broker, streams.DEAD_LETTERS, subject, since="start", cure=_CURE)
-    try:
-        await reader.begin()
-        while reader.pending:
-            message = await reader.next(_SILENCE_S)
-            if message is not None:
-                if (letter := _decode(message)) is not None:
-                    yield letter
-            elif broker.connected:  # what is pending may have been removed: look again
+    async with connected_by(broker, settings, "natterjack-dead") as connection:
+        reader = _reader(connection, subject, "start")
+        try:
+            await reader.begin()
+            while reader.pending:
+                message = await reader.next(_SILENCE_S)
+                if message is not None:
+                    if (letter := _decode(message)) is not None:
+                        yield letter
+                elif connection.connected:  # what is pending may have been removed: look again
+                    await reader.stop()
+                    reader = _reader(connection, subject, reader.position or "start")
+                    await reader.begin()
+        finally:
+            with contextlib.suppress(NatsError, TimeoutError):
                 await reader.stop()
-                since: Since = reader.position or "start"
-                reader = DurableReader(
-                    broker, streams.DEAD_LETTERS, subject, since=since, cure=_CURE
-                )
-                await reader.begin()
-    finally:
-        with contextlib.suppress(NatsError, TimeoutError):
-            await reader.stop()
-        if own is not None:
-            await own.close()
+
+
+def _reader(broker: Broker, subject: str, since: Since) -> DurableReader:
+    return DurableReader(broker, streams.DEAD_LETTERS, subject, since=since, cure=_CURE)
 
 
 def _decode(message: StoredMessage) -> DeadLetter | None:

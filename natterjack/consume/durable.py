@@ -32,10 +32,10 @@ import time
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime, timedelta
 
-from natterjack.broker.connection import Broker, connect
+from natterjack.broker.connection import Broker, connected_by
 from natterjack.decoding import AnyEvent, decode_event
 from natterjack.errors import BadEvent, UsageError
-from natterjack.settings import BrokerSettings, load
+from natterjack.settings import BrokerSettings
 from natterjack.subjects import EventKind, check_token, transcript_filter
 
 from .dead_letters import bury
@@ -237,17 +237,13 @@ async def durable(
     since = checked_since(start)
     if broker is not None and broker.client.options.get("no_echo"):
         raise UsageError("broker: a durable consumer has to hear itself: connect with echo")
-    own = None
-    if broker is None:
-        own = broker = await connect(settings or load(BrokerSettings), name=f"durable-{name}")
-    participant = Participant(
-        broker, name, subject, start=since, ack_wait=ack_wait, max_in_flight=max_in_flight,
-        wanted=wanted,
-    )  # fmt: skip
-    try:
-        await participant.start()
-        yield Deliveries(participant)
-    finally:
-        await participant.stop()
-        if own is not None:
-            await own.close()
+    async with connected_by(broker, settings, f"durable-{name}") as connection:
+        participant = Participant(
+            connection, name, subject, start=since, ack_wait=ack_wait, max_in_flight=max_in_flight,
+            wanted=wanted,
+        )  # fmt: skip
+        try:
+            await participant.start()
+            yield Deliveries(participant)
+        finally:
+            await participant.stop()

@@ -19,12 +19,12 @@ from typing import Literal, overload
 from nats.errors import Error as NatsError
 
 from natterjack.broker import streams
-from natterjack.broker.connection import Broker, connect
+from natterjack.broker.connection import Broker, connected_by
 from natterjack.broker.fastpath import DirectSubscription
 from natterjack.decoding import AnyEvent, decode_event
 from natterjack.errors import BadEvent, NotAllowed, StreamMissing
 from natterjack.events import InterimEvent
-from natterjack.settings import BrokerSettings, load
+from natterjack.settings import BrokerSettings
 from natterjack.subjects import DURABLE_KINDS, EventKind, transcript_filter
 
 from .conversation_end import OpenSessions
@@ -382,16 +382,12 @@ async def _listen(
     broker: Broker | None,
     settings: BrokerSettings | None,
 ) -> AsyncGenerator[AnyEvent | Marker, None]:
-    own = None
-    if broker is None:
-        own = broker = await connect(settings or load(BrokerSettings), name="natterjack-listen")
-    listener = Listener(broker, key, **options)  # type: ignore[arg-type]  # checked
-    try:
-        async with contextlib.aclosing(await listener.start()) as source:
-            async for event in source:
-                if markers or not isinstance(event, Marker):
-                    yield event
-    finally:
-        await listener.stop()
-        if own is not None:
-            await own.close()
+    async with connected_by(broker, settings, "natterjack-listen") as connection:
+        listener = Listener(connection, key, **options)  # type: ignore[arg-type]  # checked
+        try:
+            async with contextlib.aclosing(await listener.start()) as source:
+                async for event in source:
+                    if markers or not isinstance(event, Marker):
+                        yield event
+        finally:
+            await listener.stop()

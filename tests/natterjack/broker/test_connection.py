@@ -150,6 +150,20 @@ async def test_closing_while_the_connection_is_lost(nats_server: NatsServer) -> 
         assert broker.client.is_closed
 
 
+async def test_a_close_that_is_canceled_closes(nats_server: NatsServer) -> None:
+    for steps in range(12):
+        broker = await connect(BrokerSettings(url=nats_server.url), name="test", once=True)
+        closing = asyncio.create_task(broker.close())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait({closing})
+        if steps:  # else it has not even begun
+            assert broker.client.is_closed
+        else:
+            await broker.close()
+
+
 async def test_no_reply_is_awaited_after_a_reconnect(
     nats_server: NatsServer, ready_broker: Broker
 ) -> None:
