@@ -108,9 +108,11 @@ Way = Callable[[Any], Awaitable[None]]
 @pytest.mark.parametrize("way", [read_and_break, read_and_fail, read_and_close, read_and_cancel])
 async def test_nothing_is_left(server: MonitoredServer, broker: Broker, way: Way) -> None:
     await publish(broker, final(0))
+    before = asyncio.all_tasks()
     await way(natterjack.listen(since="start", settings=BrokerSettings(url=server.url)))
     await until_consumers(broker, 0)
     await until(lambda: not server.subscriptions("natterjack-listen"), "it is not connected")
+    await until(lambda: asyncio.all_tasks() <= before, "nothing goes on in the background")
 
 
 @pytest.mark.parametrize("way", [read_and_break, read_and_fail, read_and_close, read_and_cancel])
@@ -121,10 +123,11 @@ async def test_nothing_is_left_on_a_connection_of_the_program(
     await publish(broker, final(0))
     async with connected(BrokerSettings(url=server.url), name="shared", once=True) as shared:
         await shared.client.jetstream().account_info()  # its inbox is there from now on
-        before = server.subscriptions("shared")
+        before, tasks = server.subscriptions("shared"), asyncio.all_tasks()
         await way(natterjack.listen(since="start", interims=interims, broker=shared))
         await until_consumers(broker, 0)
         await until(lambda: server.subscriptions("shared") == before, "nothing is subscribed")
+        await until(lambda: asyncio.all_tasks() <= tasks, "nothing goes on in the background")
         assert not shared.on_reconnect
         assert not shared.on_refusal
         assert not shared.client.direct
