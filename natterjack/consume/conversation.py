@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator
+from datetime import datetime
 from typing import Literal
 from weakref import WeakSet
 
@@ -152,9 +153,15 @@ class _Reading:
                     self._caught_up("transcripts")
                 elif not isinstance(event, HistoryLost | StreamReplaced):
                     if event.type != "interim":
-                        self._ends.read(event, event.published_at.timestamp())
+                        self._ends.read(event, time.monotonic() - self._age(event.published_at))
                     if self.builder.add(event):
                         self._wake.set()
+
+    def _age(self, published_at: datetime) -> float:
+        """How many seconds ago an event was published. One that arrives live is new, whatever the
+        clocks of this machine and of the worker say."""
+        behind = "transcripts" in self._behind
+        return max(0.0, time.time() - published_at.timestamp()) if behind else 0.0
 
     async def speech(self, *, stored: bool) -> None:
         """Read the events of voice sessions, unless they are not wanted."""
@@ -231,7 +238,7 @@ class _Reading:
         await self.look_at_queue()
         if self._queued:
             return _QUEUE_S
-        return self._ends.wait(time.time())
+        return self._ends.wait(time.monotonic())
 
     async def look_at_queue(self) -> None:
         """Find the sessions that have not begun and will, as far as the user may see the queue."""
@@ -244,7 +251,7 @@ class _Reading:
                 log.debug("this user may not see the queue")
             except (NatsError, TimeoutError) as error:
                 log.debug("the queue cannot be seen now: %r", error)
-        due = self._ends.wait(time.time()) is not None
+        due = self._ends.wait(time.monotonic()) is not None
         self._queued -= self.builder.sessions
         self.builder.wait_for(self._queued | (self.builder.successors if due else set()))
 

@@ -77,6 +77,7 @@ class Listener:
         self._live_subjects: list[str] = []
         self._subscriptions: list[DirectSubscription] = []
         self._renewals = 0
+        self._clock = time.time() - time.monotonic()
         self._left: int | None = None
         """With until="stored": messages that are still to be read."""
         self._refusal: NotAllowed | None = None
@@ -125,6 +126,8 @@ class Listener:
                 raise  # live events alone would be less than this user may have
             await self._subscribe(*(self._kinds or (None,)))
             return self._live_events()
+        if self._reader.began is not None:
+            self._clock = self._reader.began.timestamp() - time.monotonic()
         if self._sessions is not None and self._since != "start":
             await self._look_back()
         return self._stored_events()
@@ -260,10 +263,14 @@ class Listener:
                 self._left -= 1
 
     def _ended(self) -> bool:
-        return self._sessions is None or self._sessions.ended(time.time())
+        return self._sessions is None or self._sessions.ended(self._now())
+
+    def _now(self) -> float:
+        """The server's clock, in seconds since the epoch: the one of this machine may be wrong."""
+        return self._clock + time.monotonic()
 
     def _patience(self) -> float:
-        wait = None if self._sessions is None else self._sessions.wait(time.time())
+        wait = None if self._sessions is None else self._sessions.wait(self._now())
         return _WAIT_S if wait is None else max(0.0, wait)
 
     async def _live_events(self) -> AsyncGenerator[AnyEvent | Marker, None]:

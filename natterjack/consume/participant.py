@@ -67,6 +67,8 @@ class Participant:
         self._holdings = Holdings(broker, name, self.backlog, self._progress, reads, self._changed)
         self._reader: DurableReader | None = None
         self._wake, self._go_on = asyncio.Event(), asyncio.Event()
+        self._clock = time.time() - time.monotonic()
+        """The wall clock when it began: later, it may jump."""
         self._failure: Exception | None = None
         self._running: asyncio.Task[None] | None = None
         self._stuck = False
@@ -141,7 +143,8 @@ class Participant:
                 raise self._failure
             self._wake.clear()
             self._holdings.look_for_doubt()
-            now, wall = time.monotonic(), time.time()
+            now = time.monotonic()
+            wall = now + self._clock
             if self.backlog.out < self.max_in_flight:
                 item = self.backlog.take(wall, batch)
                 if item is not None:
@@ -166,7 +169,8 @@ class Participant:
         self, item: Item[StoredMessage], seconds: float, *, overdue: bool = False
     ) -> None:
         """Deliver it again in `seconds`."""
-        self.backlog.take_back(item, time.time() + seconds, overdue=overdue)
+        due = time.monotonic() + self._clock + seconds
+        self.backlog.take_back(item, due, overdue=overdue)
         self._freed(item)
 
     def give_back(self, item: Item[StoredMessage]) -> None:

@@ -81,7 +81,7 @@ class DurableReader:
         self._consumer: _Consumer | None = None
         self._newest = 0
         """Without `since`: last sequence of the stream when reading began."""
-        self._began: datetime | None = None
+        self.began: datetime | None = None
         """When reading began, by the server's clock."""
         self.position: Position | None = since if isinstance(since, Position) else None
         """The last message that was read, or else after which reading begins."""
@@ -257,18 +257,18 @@ class DurableReader:
             await self._begin_at(self._since)
         elif self._since == "start":
             await self._consume("all")
-        elif self._began is None:
+        elif self.began is None:
             self._newest = (await self._consume("new")).first - 1
         elif (await self._probe("new")).first <= self._newest:
-            self._replaced(self._began)
-            self._since = self._began
+            self._replaced(self.began)
+            self._since = self.began
             await self._renew()
             return
         else:
             await self._consume("by_start_sequence", opt_start_seq=self._newest + 1)
         consumer = self._consumer
         assert consumer is not None
-        self._began = self._began or consumer.created
+        self.began = self.began or consumer.created
         if self._current:
             if self._lost_since is not None and not consumer.pending:
                 self._lost(self._lost_since, consumer.created)
@@ -282,7 +282,7 @@ class DurableReader:
     async def _begin_at(self, since: datetime) -> None:
         """Begin with messages that were stored at a time or later."""
         consumer = await self._consume("by_start_time", opt_start_time=_rfc3339(nanoseconds(since)))
-        wanted = self._on_marker is not None and self._began is None
+        wanted = self._on_marker is not None and self.began is None
         if wanted and consumer.first > 1 and consumer.first == (await self._probe("all")).first:
             self._lost_since = since
 

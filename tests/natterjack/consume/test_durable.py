@@ -135,6 +135,19 @@ async def test_a_retried_event_holds_back_its_session_only(
         assert ids(await take(deliveries, 1)) == ["session-a:1"]
 
 
+async def test_a_clock_that_is_set_back_delays_no_retry(
+    ready_broker: Broker, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(ready_broker, final(0))
+    async with natterjack.durable("x", **options) as deliveries:
+        (one,) = await take(deliveries, 1)
+        await one.retry(0.5)
+        clock = time.time
+        monkeypatch.setattr(time, "time", lambda: clock() - 36_000)
+        (again,) = await take(deliveries, 1)
+        assert again.attempt == 2
+
+
 async def test_a_retry_is_remembered_by_the_next_process(
     ready_broker: Broker, options: dict[str, Any]
 ) -> None:

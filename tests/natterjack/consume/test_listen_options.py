@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -19,7 +20,7 @@ from natterjack.errors import InvalidKey, StreamMissing, UsageError
 from natterjack.position import Position
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey
-from tests.waiting import until, within
+from tests.waiting import soon, until, within
 
 from .events import (
     KEY,
@@ -324,6 +325,38 @@ async def test_it_ends_with_the_last_session_of_the_conversation(
     assert len(found) == (9 if since else 7)
     again = await everything(settings=broker_settings, **options)
     assert len(again) == (9 if since else 0), "it has ended already"
+
+
+@pytest.mark.parametrize("hours", [-10, 10])
+async def test_a_successor_is_awaited_although_the_clock_of_this_machine_is_wrong(
+    ready_broker: Broker,
+    broker_settings: BrokerSettings,
+    hours: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 3600 * hours)
+    follower = natterjack.follow("t", "c", until="closed", settings=broker_settings)
+    options: dict[str, Any] = {"conversation": "c", "tenant": "t", "until": "closed"}
+    async with (
+        listening(settings=broker_settings, since="start", **options) as events,
+        contextlib.aclosing(follower),
+    ):
+        closing = status(1, "closed", continued_by="session-2")
+        await publish(ready_broker, final(0))
+        first = events(2)
+        assert len((await soon(anext(follower), 20)).lines) == 1
+        await publish(ready_broker, closing)
+        await first
+        await soon(anext(follower), 20)
+        last = events(2)
+        await publish(
+            ready_broker, final(0, session_id="session-2"), status(1, "closed", "session-2")
+        )
+        assert texts(await last) == ["final 0", "status"]
+        transcripts = [each async for each in follower]
+        assert not transcripts[-1].open
+        assert len(transcripts[-1].sessions) == 2
 
 
 async def test_a_kind_beside_the_closing_event(
