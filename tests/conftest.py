@@ -53,6 +53,9 @@ def _refuse_processes(event: str, _arguments: object) -> None:
 
 
 sys.addaudithook(_refuse_processes)
+
+# Programs to which a test gives no broker must not find one that happens to run on this machine.
+os.environ["NATS_URL"] = "nats://127.0.0.1:1"
 searching.by_default()
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and `nohup` the end of the

@@ -17,7 +17,7 @@ from natterjack.settings import BrokerSettings, StreamSettings
 from tests.natterjack.cli.commands import Command
 
 from ..emulators import tones
-from ..waiting import until
+from ..waiting import bound, until
 from ..worker.conftest import emulator, provider_settings, start_worker
 from ..worker.programs import Speaker, StartWorker, closed, holder, queue_empty, spoken
 
@@ -103,8 +103,9 @@ async def test_a_session_that_ended_after_the_backup_returns_until_it_is_stopped
         await holder([again])
         await _shown(broker_settings, speaker)
         answer = await control_session(
-            broker, speaker.spec.key, ControlRequest(command="stop", reason="restored")
-        )
+            broker, speaker.spec.key, ControlRequest(command="stop", reason="restored"),
+            timeout=bound(10),
+        )  # fmt: skip
         assert answer.ok, answer
     after = await closed(broker, speaker.spec)
     await queue_empty(broker)

@@ -133,7 +133,9 @@ async def fleet(
 @pytest.fixture
 def plan_alone(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the plan grants permits: no worker takes one that was left to a worker which stalls, or
-    forgets its announcement."""
+    forgets its announcement, or takes a permit for expired because its renewal is late."""
+    global _permit_seconds
+    _permit_seconds = 3600
     monkeypatch.setattr(permits, "_PATIENCE_S", (3600, 3600))
     monkeypatch.setattr(permits, "_FORGET_S", 3600)
 
