@@ -53,7 +53,8 @@ def test_the_settings_of_all_programs_are_listed() -> None:
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_misspelled_setting_is_recognized(name: str) -> None:
     """One letter more, fewer or other than it should be."""
-    family = next(p for p in ("EDGE_", "WORKER_", "NATTERJACK_", "NATS_", "") if name.startswith(p))
+    families = ("EDGE_", "WORKER_", "NATTERJACK_", "NATS_", "TRANSCRIBE_EDGE_", "")
+    family = next(prefix for prefix in families if name.startswith(prefix))
     start = len(family) or name.index("_") + 1
     chance = random.Random(name)
     misspelled = []
