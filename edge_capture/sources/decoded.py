@@ -59,7 +59,7 @@ async def open_file(
     if decoder is None:
         if found.reader == "ffmpeg":
             raise SourceError(f"{path} is {found.name}, which is decoded by ffmpeg: {_CURE}")
-        raise SourceError(f"{error or f'{path}: to read a track'}; {_CURE}")
+        raise SourceError(f"{error or f'{path}: track {track} is read by ffmpeg'}; {_CURE}")
     source = DecodedSource(path, speed, block_ms, decoder)
     await source.open(track)
     return source

@@ -84,7 +84,7 @@ class Part:
         """Wait for the end, and describe it as an error."""
         status = await self.wait()
         if status == 2:
-            return UsageError(self.tail())
+            return UsageError(self.error())
         return PartFailed(f"{self.end_text}: {self.tail()}")
 
     @property
@@ -111,9 +111,12 @@ class Part:
         return " | ".join(shown) or f"{self.name} wrote no log"
 
     def error(self) -> str:
-        """The last error in the log, or else its last messages, in one line."""
-        errors = self.messages("error")
-        return errors[-1] if errors else self.tail()
+        """What the part said about its failure: its last error, or else the last line that is not
+        of a log, as programs print about a mistake; or else its last messages, in one line."""
+        if errors := self.messages("error"):
+            return errors[-1]
+        last = next(iter(self._lines()[-1:]), "")
+        return last.strip() if last.strip() and _entry(last) is None else self.tail()
 
     def messages(self, level: str) -> list[str]:
         """The messages of a level in the log."""

@@ -237,6 +237,16 @@ def test_without_a_decoder_one_line_names_the_cure(
     assert "pip install 'natterjack[media]'" in edge.stderr
 
 
+def test_another_track_takes_a_decoder(
+    run_edge: RunEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "a.wav", *sine(440, 1))
+    use_decoder(None, tmp_path / "bin", monkeypatch)
+    edge = run_edge("file", tmp_path / "a.wav", "--track", "2")
+    assert edge.code == 2
+    assert "a.wav: track 2 is read by ffmpeg; install ffmpeg, or: pip install" in edge.stderr
+
+
 def test_a_decoder_that_cannot_be_started_is_named(
     run_edge: RunEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,8 @@ _SKIPPED = {f".{name}" for name in FORMATS}
 
 _AT_ONCE = 200
 """Files that one process examines."""
+_NAMED = 3
+"""Files that are named if they are not recordings."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,14 @@ class Found:
     recordings: list[Recording]
     problems: list[str]
     """Why files that were named cannot be transcribed."""
-    others: int
-    """Number of files in folders that are not recordings."""
+    others: list[Path]
+    """Files in folders that are not recordings."""
+
+    def others_text(self) -> str:
+        """The first ones of `others`, for people."""
+        names = ", ".join(map(str, self.others[:_NAMED]))
+        more = len(self.others) - _NAMED
+        return f"{names} and {more} more" if more > 0 else names
 
 
 async def check(path: Path) -> None:
@@ -76,7 +84,7 @@ async def examine(paths: Sequence[Path], track: int | None = None) -> Found:
             named |= {file: path for file in _files(path) if file not in named}
         else:
             named[path] = None
-    recordings, problems, others = [], [], 0
+    recordings, problems, others = [], [], []
     answers: list[dict[str, Any]] = []
     files = list(named)
     for first in range(0, len(files), _AT_ONCE):
@@ -89,7 +97,7 @@ async def examine(paths: Sequence[Path], track: int | None = None) -> Found:
         elif folder is None or _needs_decoder(answer["error"]):
             problems.append(answer["error"])
         else:
-            others += 1
+            others.append(path)
     return Found(recordings, problems, others)
 
 

@@ -83,7 +83,7 @@ async def transcribe(
         wanted, skipped = _wanted(found, options, progress)
         if not wanted:
             if not skipped and not found.problems:
-                progress.say("there is no recording to transcribe")
+                progress.say(f"no recordings in {', '.join(map(str, paths))}")
             return 2 if found.problems or not skipped else 0
         check_writable(wanted)
         installation = None
@@ -148,7 +148,7 @@ def _wanted(
 ) -> tuple[list[Recording], list[Recording]]:
     """Return the recordings to transcribe, and those that are transcribed already."""
     if found.others:
-        progress.say(f"{found.others} files of the folders are not recordings")
+        progress.say(f"skipped, not a recording: {found.others_text()}")
     if options.printed:
         return found.recordings, []
     recordings = with_outputs(found.recordings, options.directory, options.formats)

@@ -305,3 +305,13 @@ async def test_messages_are_read_from_json_lines(parts: Parts, tmp_path: Path) -
     assert (await part.logged("ready"))["http"] == "x"
     await part.wait()
     assert part.tail() == "no JSON | [1] | ready | end"
+
+
+async def test_what_a_program_says_about_a_mistake_is_its_error(
+    parts: Parts, tmp_path: Path
+) -> None:
+    log = json.dumps({"message": "looking for a session"})
+    script = f"echo '{log}' >&2; echo 'program: --rate is no number' >&2; exit 2"
+    part = await start(parts, tmp_path, "part", "sh", "-c", script)
+    assert str(await part.failure()) == "program: --rate is no number"
+    assert part.error() == "program: --rate is no number"

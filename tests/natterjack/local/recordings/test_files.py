@@ -9,6 +9,7 @@ import soundfile
 
 from natterjack.errors import UsageError
 from natterjack.local.recordings.files import (
+    Found,
     Recording,
     check,
     check_writable,
@@ -78,8 +79,14 @@ async def test_the_recordings_of_a_folder_are_found_by_their_content(tmp_path: P
     found = await examine([tmp_path])
     assert [each.name for each in found.recordings] == ["b.wav", "sub/a.dat"]
     assert [each.seconds for each in found.recordings] == [1, 1]
-    assert found.others == 2
+    assert found.others == [tmp_path / "empty.wav", tmp_path / "notes.pdf"]
     assert not found.problems
+
+
+def test_of_files_that_are_no_recordings_the_first_are_named() -> None:
+    names = [Path(f"calls/{name}.pdf") for name in "abcde"]
+    assert Found([], [], names[:3]).others_text() == "calls/a.pdf, calls/b.pdf, calls/c.pdf"
+    assert Found([], [], names).others_text() == "calls/a.pdf, calls/b.pdf, calls/c.pdf and 2 more"
 
 
 @pytest.mark.process

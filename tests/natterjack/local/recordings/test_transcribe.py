@@ -250,7 +250,7 @@ async def test_a_folder_with_a_damaged_file(start: Start, cities: Path, tmp_path
     (calls / "notes.doc").write_text("notes")
     run = start("calls", "-o", "out", columns=300)
     assert await run.ended() == 1, run.text
-    assert "1 files of the folders are not recordings" in run.text
+    assert "skipped, not a recording: calls/notes.doc" in run.text
     assert re.search(r"cut\.m4a: incomplete: .*can be read up to \d+\.\d s of 44\.4 s", run.text)
     assert "best of times" in (tmp_path / "out" / "cut.txt").read_text()
     assert "best of times" in (tmp_path / "out" / "jan" / "whole.txt").read_text()
