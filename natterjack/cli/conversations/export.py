@@ -98,11 +98,11 @@ async def run(flags: argparse.Namespace) -> int:
     """Run the command and return the exit status. Raises UsageError, BrokerError."""
     named = [_conversation(name) for name in flags.conversations]
     if bool(named) == (flags.tenant is not None):
-        raise UsageError("export: give either a CONVERSATION or --tenant with --since")
+        raise UsageError("give either a CONVERSATION or --tenant with --since")
     if (flags.tenant is None) != (flags.since is None):
-        raise UsageError("export: --tenant and --since belong together")
+        raise UsageError("--tenant and --since belong together")
     if flags.output == _STANDARD and (len(named) != 1 or len(flags.format) != 1):
-        raise UsageError("export: standard output has room for one CONVERSATION in one format")
+        raise UsageError("standard output has room for one CONVERSATION in one format")
     since = parse_time(flags.since, datetime.now(UTC)) if flags.since is not None else None
     if flags.tenant is not None:
         check_token("tenant", flags.tenant)
@@ -125,7 +125,7 @@ def _conversation(text: str) -> tuple[str, str]:
     """Parse `tenant.conversation`. Raises UsageError."""
     tenant, dot, conversation = text.partition(".")
     if not dot:
-        raise UsageError(f"export: {text!r} is not <tenant>.<conversation>")
+        raise UsageError(f"{text!r} is not <tenant>.<conversation>")
     return check_token("tenant", tenant), check_token("conversation", conversation)
 
 
