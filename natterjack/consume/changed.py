@@ -9,6 +9,7 @@ from natterjack.broker.connection import Broker
 from natterjack.errors import NotAllowed, StreamMissing
 
 from .listener import listen
+from .options import checked_since
 from .speech import speech
 
 
@@ -25,7 +26,7 @@ async def changed_conversations(
     if voice is not False:
         try:
             with contextlib.suppress(StreamMissing):
-                spoken = speech(broker, tenant, since=since, stored=True)
+                spoken = speech(broker, tenant, since=checked_since(since), stored=True)
                 async with contextlib.aclosing(spoken):
                     async for each in spoken:
                         found.add(each.conversation)

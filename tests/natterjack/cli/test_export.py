@@ -97,6 +97,8 @@ async def test_conversations_of_a_tenant_that_have_changed_are_written(
     await export(nats_server, "--tenant", "acme", "--since", "1h", "-o", folder)
     assert files(folder) == ["acme/call-7.txt", "acme/spoken.txt"]
     after = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+    ever = await export(nats_server, "--tenant", "acme", "--since", f"{10**11}h", "-o", folder)
+    assert "unchanged: 2" in ever.out
     nothing = await export(nats_server, "--tenant", "acme", "--since", after, "-o", folder)
     assert nothing.out == "conversations: 0, files written: 0\n"
     await export(nats_server, "--tenant", "acme", "--since", "1h", "-o", folder / "2", "--no-voice")
