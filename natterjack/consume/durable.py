@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime, timedelta
@@ -93,7 +94,12 @@ class Delivery:
 
     async def retry(self, seconds: float = 0) -> None:
         """Deliver the event again in `seconds`, to any process. Later events of its session wait,
-        also those of the same batch, which are delivered again, acknowledged or not."""
+        also those of the same batch, which are delivered again, acknowledged or not.
+
+        Raises: UsageError if `seconds` is not a finite number.
+        """
+        if not math.isfinite(seconds):
+            raise UsageError("retry needs a number of seconds: use `reject` to give an event up")
         if self.counts:
             self._participant.take_back(self._item, max(0.0, seconds))
 

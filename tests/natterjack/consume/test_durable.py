@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -146,6 +147,18 @@ async def test_a_clock_that_is_set_back_delays_no_retry(
         monkeypatch.setattr(time, "time", lambda: clock() - 36_000)
         (again,) = await take(deliveries, 1)
         assert again.attempt == 2
+
+
+async def test_a_retry_without_a_time_is_refused(
+    ready_broker: Broker, options: dict[str, Any]
+) -> None:
+    await publish(ready_broker, final(0))
+    async with natterjack.durable("x", **options) as deliveries:
+        (one,) = await take(deliveries, 1)
+        for never in (math.inf, math.nan):
+            with pytest.raises(UsageError, match="use `reject`"):
+                await one.retry(never)
+        await one.ack()
 
 
 async def test_a_retry_is_remembered_by_the_next_process(
