@@ -38,4 +38,6 @@ async def main(tenant: str, conversation: str, speaker: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     asyncio.run(main(*sys.argv[1:4]))

@@ -71,4 +71,6 @@ async def main(tenant: str, conversation: str, port: int) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
     asyncio.run(main(sys.argv[1], sys.argv[2], int([*sys.argv, "8090"][3])))
