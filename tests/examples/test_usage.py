@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     "name", ["agent_assist", "captions_page", "echo", "index_into_sqlite", "talk_time"]
 )
 def test_without_arguments_an_example_shows_its_usage(name: str) -> None:
-    command = [sys.executable, EXAMPLES / f"{name}.py"]
+    command = [sys.executable, str(EXAMPLES / f"{name}.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert f"python examples/{name}.py acme" in done.stderr
