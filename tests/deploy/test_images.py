@@ -18,8 +18,8 @@ from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.plugin.entry_points import VOICES_GROUP, available
 from natterjack.settings import BrokerSettings
-from natterjack.spec import SessionSpec
 
+from ..edge_capture.program import announced
 from ..emulators import tones
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
@@ -272,9 +272,8 @@ async def test_the_edge_container_publishes_a_file(
         EDGE_IMAGE, "file", "/words.flac", "--speed", "4", "--wait", "--tenant", "t",
         "--conversation", "c", "--speaker", "s", "--spool", "/var/lib/natterjack",
     )  # fmt: skip
-    key, session_id = done.stdout.split()
-    spec = SessionSpec(tenant="t", conversation="c", speaker="s", session_id=session_id)
-    assert key == str(spec.key)
+    (spec,) = announced(done.stdout)
+    assert str(spec.key) == "t.c.s"
     transcript = await closed(broker, spec)
     assert transcript.words == [tones.plain(word) for word in words]
     assert transcript.states[-1] == "closed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -23,8 +24,21 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.streams import AUDIO, SESSIONS
 from natterjack.settings import load
 from natterjack.spec import SessionSpec
+from natterjack.subjects import SessionKey
 from tests.forking import launch
 from tests.waiting import bound, until
+
+_ANNOUNCED = re.compile(r"([\w-]+\.[\w-]+\.[\w-]+) ([0-9a-f-]{36})")
+
+
+def announced(output: str) -> list[SessionSpec]:
+    """The sessions that an edge has announced on its standard output, of which only key and ID are
+    meaningful. With `--wait`, lines with the text follow."""
+    found = filter(None, map(_ANNOUNCED.fullmatch, output.splitlines()))
+    return [
+        SessionSpec(session_id=match[2], **SessionKey(*match[1].split("."))._asdict())
+        for match in found
+    ]
 
 
 class Edge:

@@ -22,8 +22,8 @@ from natterjack.events import Account
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
-from natterjack.subjects import SessionKey
 
+from ..edge_capture import program
 from ..edge_capture.conftest import StartEdge
 from ..edge_capture.program import Edge
 from ..emulators import pcm, tones
@@ -129,14 +129,12 @@ async def speaking(voice: Voice, edge: Edge) -> AsyncIterator[None]:
 
 
 def announced(*edges: Edge, speaker: str | None = None) -> list[SessionSpec]:
-    """Return the sessions that edges have announced, of which only key and ID are meaningful."""
+    """Return the sessions that edges have announced, each once."""
     found: dict[str, SessionSpec] = {}
     for edge in edges:
-        for line in edge.stdout.splitlines():
-            key, session_id = line.split()
-            parts = SessionKey(*key.split("."))
-            if speaker in (None, parts.speaker):
-                found[session_id] = SessionSpec(session_id=session_id, **parts._asdict())
+        for spec in program.announced(edge.stdout):
+            if speaker in (None, spec.speaker):
+                found[spec.session_id] = spec
     return list(found.values())
 
 

@@ -14,8 +14,7 @@ import pytest
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
 from natterjack.settings import BrokerSettings, StreamSettings
-from natterjack.spec import SessionSpec
-from tests.edge_capture.program import Edge
+from tests.edge_capture.program import Edge, announced
 from tests.emulators import tones
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.identities import Authority
@@ -59,13 +58,8 @@ async def test_speech_is_transcribed_although_the_server_is_killed(
             try:
 
                 async def words() -> list[str]:
-                    if not edge.stdout.endswith("\n"):
-                        return []
-                    key, session_id = edge.stdout.split()
-                    names = ("tenant", "conversation", "speaker")
-                    parts = dict(zip(names, key.split("."), strict=True))
-                    spec = SessionSpec(session_id=session_id, **parts)
-                    return (await stored(broker, spec)).words
+                    found = announced(edge.stdout)
+                    return (await stored(broker, found[0])).words if found else []
 
                 await until(words, "the first final", 60)
                 server.kill()
