@@ -97,7 +97,7 @@ class FileSource:
         self._file, self._tail = self._open()
         try:
             self._prepare(speed, block_ms)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: a decoder's process may not outlive it
             self.close()
             raise
         if sizes.notice and not sizes.missing:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from ..deploy.secured import SecuredServer, apply_streams, make_home
+from ..deploy.secured import SecuredServer, make_installation
 from ..waiting import until
 from .npm import CLIENT, ROOT, build, program
 
@@ -22,13 +22,7 @@ EXAMPLES = ROOT / "examples"
 async def secured_home(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path:
     """The directory of a server that has users and streams; each test runs a copy."""
     home = tmp_path_factory.mktemp("broker") / "installation"
-    await make_home(home)
-    server = SecuredServer(home)
-    server.start()
-    try:
-        await apply_streams(server)
-    finally:
-        server.stop()
+    await make_installation(home)
     return home
 
 

@@ -164,3 +164,14 @@ async def apply_streams(server: SecuredServer) -> None:
     ) as command:  # fmt: skip
         assert await command.status() == 0, command.errors
     await until(lambda: not server.complaints, "no client was refused")
+
+
+async def make_installation(home: Path) -> None:
+    """Make the directory of a server that has users and streams, for tests to copy."""
+    await make_home(home)
+    server = SecuredServer(home)
+    server.start()
+    try:
+        await apply_streams(server)
+    finally:
+        server.stop()

@@ -44,20 +44,14 @@ from ..emulators import tones
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, soon, until, within
 from ..worker.programs import Speaker, WorkerProcess, closed, spoken
-from .secured import USERS, SecuredServer, add_user, apply_streams, guest, make_home
+from .secured import USERS, SecuredServer, add_user, apply_streams, guest, make_installation
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def installation(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path:
     """The directory of a server that has users and streams; each test runs a copy."""
     home = tmp_path_factory.mktemp("broker") / "installation"
-    await make_home(home)
-    server = SecuredServer(home)
-    server.start()
-    try:
-        await apply_streams(server)
-    finally:
-        server.stop()
+    await make_installation(home)
     return home
 
 
