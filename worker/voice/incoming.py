@@ -53,7 +53,7 @@ class Incoming:
         self._on_lost = on_lost
         self.feed = TextFeed(
             services.broker, services.texts, spec.key, spec.session_id, progress.script,
-            text_sequence, services.settings.hole_seconds, wake,
+            text_sequence, services.settings.hole_seconds, wake, lambda: progress.lacks_text,
         )  # fmt: skip
         progress.first_sequence = self.feed.first_sequence
         self.turn_started = False

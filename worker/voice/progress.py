@@ -67,6 +67,9 @@ class Progress:
         """All utterances up to this one are over."""
         self.started = -1
         """The event `started` of all utterances up to this one is published."""
+        self.unfinished_cut: int | None = None
+        """A former holder has published a cut of the utterances up to this one, and perhaps not
+        their ends."""
         self.rewound = -1
         """The number of the last cut after which lost audio is spoken again."""
         self.sent_until = (-1, 0)
@@ -230,6 +233,20 @@ class Progress:
             if (self.started, self.over) != self._saved:
                 await self.save()
             yield
+
+    @property
+    def lacks_text(self) -> bool:
+        """True if text has not arrived that a former holder had: its audio is published, or it was
+        cut."""
+        for number, spoken in self.playback.spoken.items():
+            utterance = self.script.utterances.get(number)
+            if utterance is None:
+                return True
+            if not utterance.complete and spoken.end is not None:
+                return True
+            if number == self.utterance and utterance.length < self.offset + (self.skip > 0):
+                return True
+        return self.unfinished_cut is not None and self.script.newest < self.unfinished_cut
 
     @property
     def idle(self) -> bool:

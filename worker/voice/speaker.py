@@ -64,7 +64,6 @@ class Speaker:
         self._order = asyncio.Lock()
         self.interrupter = Interrupter(progress, services.metrics, spec.sample_rate, self._order)
         self._interrupting = asyncio.Lock()
-        self._unfinished_cut: int | None = None
         self._reason = ""
         self.superseded = False
         self._parked: float | None = None
@@ -88,7 +87,7 @@ class Speaker:
         elif end > progress.phrase_position:
             progress.spoken().begin_phrase(progress.phrase_position, progress.offset)
         if newest.cut and newest.next_seq - 1 != progress.rewound:
-            self._unfinished_cut = newest.utterance
+            progress.unfinished_cut = newest.utterance
         elif newest.utterance >= progress.utterance and newest.end:
             progress.spoken().end = end
             progress.begin(newest.utterance + 1, 0)
@@ -262,7 +261,7 @@ class Speaker:
                 found = await self.interrupter.interrupt(reason, detail, self.relay, last)
             except Overheard:  # after this one, an older holder cannot speak any more
                 await self.find_frontier()
-                self._unfinished_cut = None  # this one drops as much
+                self._progress.unfinished_cut = None  # this one drops as much
                 found = await self.interrupter.interrupt(reason, detail, self.relay, last)
             await self._lease.write()
         if self.relay is not None:
@@ -293,7 +292,8 @@ class Speaker:
             await self._finish_cut()
 
     async def _finish_cut(self) -> None:
-        through, self._unfinished_cut = self._unfinished_cut, None
+        progress = self._progress
+        through, progress.unfinished_cut = progress.unfinished_cut, None
         if through is not None:
             await self.interrupter.finish(through)
             await self._lease.write()

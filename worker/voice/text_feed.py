@@ -47,9 +47,11 @@ class TextFeed:
         first_sequence: int,
         hole_seconds: float,
         on_text: Callable[[], None],
+        lacks_text: Callable[[], bool],
     ) -> None:
         """Reading `store` from `first_sequence` finds all text that the script needs. `on_text` is
-        called when there is more text."""
+        called when there is more text. `lacks_text`: whether text has not arrived that a former
+        holder had."""
         self._broker = broker
         self._store = store
         self._subject = text_subject(key)
@@ -60,12 +62,14 @@ class TextFeed:
         """Every piece up to this sequence of the stream was read."""
         self._hole_seconds = hole_seconds
         self._on_text = on_text
+        self._lacks_text = lacks_text
         self._bounds: dict[int, int] = {}
         """A sequence at or before the first piece of each utterance."""
         self._arrivals: DirectSubscription | None = None
         self._look = asyncio.Event()
         self.ready = asyncio.Event()
-        """Set once all text that was stored before is read."""
+        """Set once all text that was stored before is read, and all that a former holder had."""
+        self._lacking_since: float | None = None
         self._hole_since: float | None = None
         self.last_arrival = time.monotonic()
         """When text last arrived, or the connection came back."""
@@ -100,7 +104,8 @@ class TextFeed:
         if piece is None:
             return
         self.last_arrival = time.monotonic()
-        if not self._take(piece, self._scanned + 1) or self._script.hole:
+        taken = self._take(piece, self._scanned + 1)
+        if not taken or self._script.hole or not self.ready.is_set():
             self._look.set()
         self._on_text()
 
@@ -136,7 +141,7 @@ class TextFeed:
         """Read what was missed, until cancelled."""
         interval = _QUIET_FIRST_S
         while True:
-            missed = self._script.hole or self._script.full
+            missed = self._script.hole or self._script.full or not self.ready.is_set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_RETRY_S if missed else interval):
                     await self._look.wait()
@@ -151,7 +156,8 @@ class TextFeed:
                 await self._broker.wait_connected()
                 self._look.set()
                 continue
-            self.ready.set()
+            if not self.ready.is_set():
+                self._check_ready()
             self._check_hole(all_read)
 
     async def _read_on(self) -> bool:
@@ -178,6 +184,18 @@ class TextFeed:
                 break
             self._on_text()
         return True
+
+    def _check_ready(self) -> None:
+        """Set `ready`, unless text must still arrive: a replica has answered that lags behind, or
+        a former holder has received live what is not stored yet."""
+        now = time.monotonic()
+        if self._lacking_since is None:
+            self._lacking_since = now
+        if self._lacks_text():
+            if now - self._lacking_since <= self._hole_seconds:
+                return
+            self._warn("text that was spoken in part is missing")
+        self.ready.set()
 
     def _check_hole(self, all_read: bool) -> None:
         """Give up pieces that are missing for a long time although later ones are stored."""

@@ -7,15 +7,18 @@ import contextlib
 import signal
 from typing import Any
 
+import pytest
 from nats.errors import Error as NatsError
 
 from natterjack.broker.connection import Broker
+from natterjack.broker.stored import StreamStore
 from natterjack.broker.streams import TEXT
 from natterjack.local.embedded import EmbeddedServer
-from natterjack.subjects import speech_subject, voice_event_subject
+from natterjack.subjects import speech_subject, text_subject, voice_event_subject
 from natterjack.voice.audio import SpeechHeader, encode_speech_headers
 from natterjack.voice.control import VoiceReply
 from natterjack.voice.events import UtteranceEvent
+from natterjack.voice.spec import TextPiece, parse_piece
 from tests.emulators import tones
 from tests.faults.proxy import NatsProxy
 from tests.waiting import bound, until
@@ -322,4 +325,109 @@ async def test_an_utterance_whose_end_a_former_holder_has_published_does_not_end
     assert words(b"".join(a for header, a in chunks if header.utterance == 1)) == WORDS[50:55]
     assert await application.utterances() == [
         (0, "started"), (0, "finished"), (1, "started"), (1, "finished"),
+    ]  # fmt: skip
+
+
+async def withdraw(broker: Broker, application: Application, first: int = 0) -> list[TextPiece]:
+    """Remove the stored text from its piece `first` on, as if it was not stored yet, or a replica
+    lagged behind. The pieces are returned."""
+    store = StreamStore(broker, TEXT)
+    await store.start()
+    try:
+        stored = await store.read_all(text_subject(application.spec.key))
+    finally:
+        await store.stop()
+    for message in stored[first:]:
+        assert await broker.client.jetstream().delete_msg(TEXT, message.sequence)
+    return [parse_piece(message.data) for message in stored[first:]]
+
+
+async def store(broker: Broker, application: Application, pieces: list[TextPiece]) -> None:
+    """Store pieces of text; the broker does not take them for duplicates."""
+    for piece in pieces:
+        subject = text_subject(application.spec.key)
+        await broker.client.jetstream().publish(subject, piece.encode())
+
+
+@pytest.mark.parametrize("known", [0, 1, 2], ids=["none", "a third", "all but the end"])
+async def test_text_that_is_stored_after_the_takeover_is_the_text_of_the_speech_before(
+    broker: Broker, start: Start, known: int
+) -> None:
+    """The former holder has received it live."""
+    first = await start(**AHEAD)
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec, speed=4) as player:
+        await application.say(sentences(WORDS[:20]))
+        await published(application, 0)
+        first.signal(signal.SIGKILL)
+        await first.wait()
+        late = await withdraw(broker, application, known)
+        await start(**AHEAD)
+        await until(lambda: len(player.words) == 20, "it is played", 30)
+        await assigned(application, epoch=2)
+        assert (0, "finished") not in await application.utterances()
+        await store(broker, application, late)
+        await application.say(sentences(WORDS[20:25]), end=True)
+        await application.closed()
+        assert tones.compare(WORDS[:25], player.words) == tones.Counts()
+    events = [e for e in await application.events() if isinstance(e, UtteranceEvent)]
+    assert [e.text_spoken for e in events if e.event == "finished"] == application.said
+
+
+async def assigned(application: Application, epoch: int) -> None:
+    """Wait until a worker has begun to hold the session."""
+
+    async def look() -> bool:
+        return any(event.epoch == epoch for event in await application.events())
+
+    await until(look, f"epoch {epoch} begins", 30)
+
+
+async def test_a_cut_drops_the_text_that_is_stored_after_the_takeover_and_says_so(
+    broker: Broker, start: Start
+) -> None:
+    first = await start(TONES_PACE="3")
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec, speed=2) as player:
+        await application.say(sentences(WORDS[:40], 40))
+        await application.say(sentences(WORDS[40:45], 5), pieces=1)
+        await until(lambda: player.position > 3 * RATE, "some of it is played", 60)
+        first.signal(signal.SIGKILL)
+        await first.wait()
+        await publish_after(broker, application, cut=True, utterance=1)
+        late = await withdraw(broker, application, 1)
+        await start()
+        await assigned(application, epoch=2)
+        await store(broker, application, late)
+        await application.say(sentences(WORDS[50:55]), end=True)
+        await application.closed()
+    ends = [e for e in await application.events() if isinstance(e, UtteranceEvent)]
+    ends = [event for event in ends if event.event != "started"]
+    assert [(event.utterance, event.event) for event in ends] == [
+        (0, "interrupted"), (1, "interrupted"), (2, "finished"),
+    ]  # fmt: skip
+    assert [(e.text_spoken or "") + (e.text_remaining or "") for e in ends] == application.said
+
+
+async def test_text_that_never_comes_holds_up_a_session_for_a_while_only(
+    broker: Broker, start: Start
+) -> None:
+    first = await start(**AHEAD)
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec, speed=4) as player:
+        await application.say(sentences(WORDS[:20]))
+        await published(application, 0)
+        first.signal(signal.SIGKILL)
+        await first.wait()
+        await withdraw(broker, application)
+        await start(WORKER_HOLE_SECONDS="1", **AHEAD)
+        await application.say(sentences(WORDS[20:25]), end=True)
+        await application.closed()
+        assert tones.compare(WORDS[:25], player.words) == tones.Counts()
+    ends = [e for e in await application.events() if isinstance(e, UtteranceEvent)]
+    assert [(e.utterance, e.event, e.detail) for e in ends if e.event != "started"] == [
+        (0, "interrupted", "a part of its text is missing"), (1, "finished", None),
     ]  # fmt: skip
