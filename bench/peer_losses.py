@@ -1,7 +1,7 @@
 """Words lost when a provider drops its connections or goes mute.
 
-The words are tones (tests/emulators/tones.py) that the emulators of the tests recognize. In the
-middle of the speech every connection is aborted once, or stays mute until its end; connections that
+The words are tones (natterjack/emulators/tones.py) that the emulators recognize. In the middle of
+the speech every connection is aborted once, or stays mute until its end; connections that
 are opened later work. The benchmark counts the words in finals.
 """
 
@@ -17,10 +17,10 @@ from typing import Final
 
 from natterjack.broker.connection import connected
 from natterjack.cli.table import table
+from natterjack.emulators import tones
 from natterjack.events import FinalEvent, StatusEvent
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
-from tests.emulators import tones
 from tests.emulators.process import RemoteEmulator, emulator_process
 from tests.faults.choir import Choir
 from tests.faults.fleet import PHRASE

@@ -14,9 +14,9 @@ import time
 from natterjack.broker.connection import connected
 from natterjack.broker.streams import ensure
 from natterjack.cli.table import table
+from natterjack.emulators import tones
 from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 from tests.edge_capture.playback.speaker import KEY, Voice, speaking
-from tests.emulators import tones
 from tests.waiting import until
 
 from .loudspeaker import Recorder, playing

@@ -17,6 +17,8 @@ LONG_MODULES = {
     "worker.audio.feed",
     "worker.capacity.permits",
     "edge_capture.spool.session",
+    "natterjack.emulators.deepgram.flux_speak",
+    "natterjack.emulators.speechmatics.realtime",
 }
 
 CONTRACT = {
@@ -32,7 +34,7 @@ LAYERS: dict[str, list[set[str]]] = {
         CONTRACT,
         {"voice"},
         DESCRIPTION | {"telemetry", "process", "plugin"},
-        {"broker", "transcripts"},
+        {"broker", "transcripts", "emulators"},
         {"fleet", "consume"},
         {"speaking", "webhook"},
         {"local"},

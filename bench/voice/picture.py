@@ -17,9 +17,9 @@ from xml.sax.saxutils import escape
 import numpy as np
 import numpy.typing as npt
 
-from tests.emulators import tones
-from tests.emulators.deepgram_flux_speak import DeepgramFluxSpeakEmulator
-from tests.emulators.spoken import SECONDS_PER_WORD, tone_words
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.flux_speak import DeepgramFluxSpeakEmulator
+from natterjack.emulators.spoken import SECONDS_PER_WORD, tone_words
 from tests.waiting import until
 
 from ..loudspeaker import RATE

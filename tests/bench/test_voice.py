@@ -11,8 +11,8 @@ from bench.loudspeaker import RATE
 from bench.voice import cost, latency, picture
 from bench.voice.__main__ import measure_latency
 from bench.voice.peer import PERIOD_S
-from tests.emulators import tones
-from tests.emulators.spoken import tone_words
+from natterjack.emulators import tones
+from natterjack.emulators.spoken import tone_words
 
 
 @pytest.mark.parametrize("voice", latency.VOICES)

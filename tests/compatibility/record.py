@@ -34,11 +34,11 @@ from nats.errors import Error as NatsError
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import CONSUMER
 from natterjack.control import ControlRequest
+from natterjack.emulators import pcm, tones
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey, audio_subject, control_subject
 from tests.nats_server import NatsServer
 
-from ..emulators import pcm, tones
 from ..emulators.process import RemoteEmulator, emulator_process
 from ..forking import launch
 from ..waiting import until

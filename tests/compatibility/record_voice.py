@@ -16,10 +16,10 @@ from typing import Any
 
 from nats.errors import Error as NatsError
 
+from natterjack.emulators import tones
 from natterjack.subjects import SessionKey, voice_control_subject
 from natterjack.voice.control import VoiceRequest
 
-from ..emulators import tones
 from ..waiting import until
 from ..worker.voice.player import Application, playing
 from .messages import VOICE_KINDS, VOICE_REPLY, Message

@@ -13,6 +13,8 @@ from natterjack.audio import MSG_ID
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.wire import parse_headers
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.flux_speak import DeepgramFluxSpeakEmulator
 from natterjack.events import StatusEvent
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import KINDS, StreamSettings
@@ -21,8 +23,6 @@ from natterjack.subjects import played_subject
 from natterjack.voice.events import UtteranceEvent, VoiceStatusEvent
 from natterjack.voice.spec import Played, VoiceSpec
 
-from ..emulators import tones
-from ..emulators.deepgram_flux_speak import DeepgramFluxSpeakEmulator
 from ..faults.audit import audit
 from ..waiting import until
 from ..worker.programs import StartWorker, WorkerProcess, closed, queue_empty

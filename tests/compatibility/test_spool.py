@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 
-from ..emulators import tones
 from ..faults.audit import audit
 from ..waiting import soon
 from ..worker.programs import StartWorker, closed

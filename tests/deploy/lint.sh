@@ -27,6 +27,6 @@ else
 	say "rules are not checked because promtool is missing (install it with make system-packages)"
 fi
 git ls-files '*.yml' '*.yaml' |
-	grep -v -e '^helm/natterjack/templates/' -e '^tests/emulators/specs/' |
+	grep -v -e '^helm/natterjack/templates/' -e '^\(tests/emulators\|natterjack/emulators/speechmatics\)/specs/' |
 	xargs yamllint --strict -c tests/deploy/yamllint.yaml
 git ls-files '*.sh' .ci/run | xargs shellcheck

@@ -7,12 +7,12 @@ import asyncio
 from natterjack.audio import SESSION_ID
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.fleet.budgets import Budget, budget_key
 from natterjack.fleet.limits import AccountLimit, limit_key
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import audio_subject
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..worker.programs import Speaker, closed
 
 SETTINGS = {

@@ -12,12 +12,12 @@ import pytest
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import session_subject
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
 from ..worker.programs import Speaker, StartWorker, WorkerProcess, closed
 from .names import RULE_FILES

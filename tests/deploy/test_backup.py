@@ -12,11 +12,11 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.control import control_session
 from natterjack.broker.streams import ensure
 from natterjack.control import ControlRequest
+from natterjack.emulators import tones
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from tests.natterjack.cli.commands import Command
 
-from ..emulators import tones
 from ..waiting import bound, until
 from ..worker.conftest import emulator, provider_settings, start_worker
 from ..worker.programs import Speaker, StartWorker, closed, holder, queue_empty, spoken

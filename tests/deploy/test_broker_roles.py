@@ -32,6 +32,8 @@ from nats.js.errors import NotFoundError
 import natterjack
 from natterjack.broker import streams
 from natterjack.broker.connection import connect, connected
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.errors import BrokerUnreachable, NotAllowed, UsageError
 from natterjack.events import FinalEvent
 from natterjack.local.demo import bundled_recording
@@ -40,8 +42,6 @@ from tests.natterjack.cli.commands import Command, run_async
 from tests.natterjack.consume.test_conversation import publish
 from tests.natterjack.transcripts.events import Session
 
-from ..emulators import tones
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, soon, until, within
 from ..worker.programs import Speaker, WorkerProcess, closed, spoken
 from .secured import USERS, SecuredServer, add_user, apply_streams, guest, make_installation

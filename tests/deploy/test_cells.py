@@ -14,10 +14,10 @@ from pydantic import SecretStr
 
 from natterjack.broker import streams
 from natterjack.broker.connection import connected
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.settings import BrokerSettings
 from tests.nats_server import NatsServer
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..worker.programs import Speaker, WorkerProcess, closed, queue_empty
 
 ACCOUNTS = """

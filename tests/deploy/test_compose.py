@@ -19,6 +19,7 @@ import aiohttp
 import pytest
 
 from natterjack.broker.connection import connected
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.errors import BrokerUnreachable
 from natterjack.local.embedded import find_binary
 from natterjack.settings import BrokerSettings
@@ -26,7 +27,6 @@ from tests.nats_server import NatsServer
 from worker.__main__ import _END_SECONDS
 from worker.settings import WorkerSettings
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..ports import free_port
 from ..waiting import bound, until
 from ..worker.programs import Speaker, closed, spoken

@@ -15,9 +15,9 @@ import pytest
 
 from deploy.grafana import dashboard
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.settings import BrokerSettings
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
 from ..worker.programs import StartWorker
 from .load import SETTINGS, Load

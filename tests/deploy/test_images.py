@@ -15,13 +15,13 @@ import pytest
 import soundfile
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.plugin.entry_points import VOICES_GROUP, available
 from natterjack.settings import BrokerSettings
 
 from ..edge_capture.program import announced
-from ..emulators import tones
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
 from ..worker.programs import RATE, Speaker, StartWorker, closed, holder, queue_empty, spoken
 from .containers import (

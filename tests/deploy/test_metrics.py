@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from docs.generate.metrics import LABELS
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.settings import BrokerSettings
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..worker.programs import Speaker, StartWorker, closed
 from .names import labels_of_samples
 from .prometheus import promtool

@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..ports import free_port
 from ..worker.programs import Speaker, WorkerProcess, closed, holder, spoken
 from .chart import Document, container, find, render

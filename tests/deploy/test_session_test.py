@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from tests.nats_server import NatsServer
 from tests.natterjack.cli.commands import Command
 
-from ..emulators import tones
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import soon
 from ..worker.programs import UNDISTURBED, WorkerProcess
 from .chart import CHART, container, find, given, pods, render

@@ -10,9 +10,9 @@ import pytest
 import soundfile
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import only_recording
-from tests.emulators import tones
 
 RATE = 48_000
 WORDS = tones.sequence(40)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from . import tones
-from .deepgram import DeepgramFaults, ListenSession
-from .deepgram_query import parse
-from .session import Close, Refusal
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.listen import DeepgramFaults, ListenSession
+from natterjack.emulators.deepgram.query import parse
+from natterjack.emulators.session import Close, Refusal
 
 BASE = {"model": "nova-3", "encoding": "linear16", "sample_rate": "16000"}
 

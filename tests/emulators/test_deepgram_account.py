@@ -13,10 +13,11 @@ import httpx
 import jsonschema
 import pytest
 
-from . import pcm, tones
-from .deepgram import DeepgramEmulator
+from natterjack.emulators import pcm, tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
+from natterjack.emulators.specification import load_specification
+
 from .process import emulator_process
-from .specification import load_specification
 
 with warnings.catch_warnings():
     # The SDK still looks for names that its own WebSocket library calls deprecated.

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from . import tones
-from .deepgram_flux import FluxFaults, FluxSession
-from .deepgram_flux_query import parse
-from .session import Close, Elapsed, Refusal
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.flux import FluxFaults, FluxSession
+from natterjack.emulators.deepgram.flux_query import parse
+from natterjack.emulators.session import Close, Elapsed, Refusal
 
 BASE = {"model": "flux-general-en", "encoding": "linear16", "sample_rate": "16000"}
 WORDS = tones.sequence(9)

@@ -17,11 +17,11 @@ import jsonschema
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.flux import DeepgramFluxEmulator
+from natterjack.emulators.specification import load_specification
 from tests.waiting import until, within
 
-from . import tones
-from .deepgram_flux import DeepgramFluxEmulator
-from .specification import load_specification
 from .test_deepgram_sdk import KEY, SPECIFICATION, required
 
 with warnings.catch_warnings():

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from . import tones
-from .deepgram_flux_speak import FluxSpeakFaults, FluxSpeakSession
-from .deepgram_flux_speak_query import parse
-from .session import Close, Elapsed, Refusal
-from .spoken import SECONDS_PER_WORD, tone_words
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.flux_speak import FluxSpeakFaults, FluxSpeakSession
+from natterjack.emulators.deepgram.flux_speak_query import parse
+from natterjack.emulators.session import Close, Elapsed, Refusal
+from natterjack.emulators.spoken import SECONDS_PER_WORD, tone_words
 
 BASE = {"model": "flux-haley-en", "encoding": "linear16", "sample_rate": "24000"}
 TEXT = "Able about above. Acorn across actor."

@@ -17,12 +17,12 @@ import jsonschema
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.flux_speak import DeepgramFluxSpeakEmulator
+from natterjack.emulators.specification import load_specification
+from natterjack.emulators.spoken import tone_words
 from tests.waiting import until, within
 
-from . import tones
-from .deepgram_flux_speak import DeepgramFluxSpeakEmulator
-from .specification import load_specification
-from .spoken import tone_words
 from .test_deepgram_sdk import KEY, SPECIFICATION, required
 
 with warnings.catch_warnings():

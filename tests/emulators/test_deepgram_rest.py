@@ -17,11 +17,12 @@ import httpx
 import jsonschema
 import pytest
 
-from . import pcm, tones
-from .deepgram_rest import DeepgramRestEmulator, parse
+from natterjack.emulators import pcm, tones
+from natterjack.emulators.deepgram.rest import DeepgramRestEmulator, parse
+from natterjack.emulators.session import Refusal
+from natterjack.emulators.specification import load_specification
+
 from .process import emulator_process
-from .session import Refusal
-from .specification import load_specification
 
 with warnings.catch_warnings():
     # The SDK still looks for names that its own WebSocket library calls deprecated.

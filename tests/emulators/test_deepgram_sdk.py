@@ -19,11 +19,10 @@ import aiohttp
 import jsonschema
 import pytest
 
+from natterjack.emulators import pcm, tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
+from natterjack.emulators.specification import load_specification
 from tests.waiting import until, within
-
-from . import pcm, tones
-from .deepgram import DeepgramEmulator
-from .specification import load_specification
 
 with warnings.catch_warnings():
     # The SDK still looks for names that its own WebSocket library calls deprecated.

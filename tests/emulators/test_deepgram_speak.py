@@ -10,11 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.speak import DeepgramSpeakEmulator
+from natterjack.emulators.spoken import tone_words
 from tests.waiting import until, within
-
-from . import tones
-from .deepgram_speak import DeepgramSpeakEmulator
-from .spoken import tone_words
 
 AUTH = {"Authorization": "Token key"}
 BASE = {"model": "aura-2-thalia-en", "encoding": "linear16", "sample_rate": "24000"}

@@ -13,13 +13,12 @@ import aiohttp
 import jsonschema
 import pytest
 
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.speak import DeepgramSpeakEmulator
+from natterjack.emulators.deepgram.speak_query import VOICES
+from natterjack.emulators.specification import load_specification
+from natterjack.emulators.spoken import tone_words
 from tests.waiting import within
-
-from . import tones
-from .deepgram_speak import DeepgramSpeakEmulator
-from .deepgram_speak_query import VOICES
-from .specification import load_specification
-from .spoken import tone_words
 
 with warnings.catch_warnings():
     # The SDK still looks for names that its own WebSocket library calls deprecated.

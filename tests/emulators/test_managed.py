@@ -9,12 +9,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from natterjack.emulators import tones
+from natterjack.emulators.managed import ManagedEmulator, ManagedFaults, ManagedSession
+from natterjack.emulators.session import Close
 from tests.waiting import bound, until, within
 
-from . import tones
-from .managed import ManagedEmulator, ManagedFaults, ManagedSession
 from .process import emulator_process
-from .session import Close
 
 AUTH = {
     "type": "auth",

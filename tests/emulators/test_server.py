@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 from pydantic import ValidationError
 
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from tests.waiting import until, within
 
-from . import tones
-from .deepgram import DeepgramEmulator
 from .process import emulator_process
 from .test_deepgram import BASE, results, session, text
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from . import tones
-from .session import Close, Elapsed
-from .speechmatics import RecognitionSession
-from .speechmatics_faults import CLOSE_CODES, SpeechmaticsFaults
-from .speechmatics_spec import AGENT
-from .speechmatics_spec import REALTIME as spec
+from natterjack.emulators import tones
+from natterjack.emulators.session import Close, Elapsed
+from natterjack.emulators.speechmatics.faults import CLOSE_CODES, SpeechmaticsFaults
+from natterjack.emulators.speechmatics.realtime import RecognitionSession
+from natterjack.emulators.speechmatics.spec import AGENT
+from natterjack.emulators.speechmatics.spec import REALTIME as spec
 
 AUDIO_FORMAT = {"type": "raw", "encoding": "pcm_s16le", "sample_rate": 16000}
 CONFIG: dict[str, Any] = {

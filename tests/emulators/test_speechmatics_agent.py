@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from . import tones
-from .session import Close
-from .speechmatics_agent import AgentSession
-from .speechmatics_faults import CLOSE_CODES, AgentFaults
-from .speechmatics_spec import AGENT as spec
+from natterjack.emulators import tones
+from natterjack.emulators.session import Close
+from natterjack.emulators.speechmatics.agent import AgentSession
+from natterjack.emulators.speechmatics.faults import CLOSE_CODES, AgentFaults
+from natterjack.emulators.speechmatics.spec import AGENT as spec
 
 AUDIO_FORMAT = {"type": "raw", "encoding": "pcm_s16le", "sample_rate": 16000}
 CONFIG: dict[str, Any] = {

@@ -24,11 +24,10 @@ from speechmatics.agent_stt import (
 )
 from speechmatics.rt import ConnectionError, TranscriptionError, TransportError
 
+from natterjack.emulators import tones
+from natterjack.emulators.speechmatics.agent import SpeechmaticsAgentEmulator
+from natterjack.emulators.speechmatics.spec import AGENT as spec
 from tests.waiting import bound, until, within
-
-from . import tones
-from .speechmatics_agent import SpeechmaticsAgentEmulator
-from .speechmatics_spec import AGENT as spec
 
 KEY = "a-key"
 FORMAT = AudioFormat(encoding=AudioEncoding.PCM_S16LE, sample_rate=16000, chunk_size=3200)

@@ -30,11 +30,10 @@ from speechmatics.rt import (
     TransportError,
 )
 
+from natterjack.emulators import tones
+from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
+from natterjack.emulators.speechmatics.spec import REALTIME as spec
 from tests.waiting import bound, until, within
-
-from . import tones
-from .speechmatics import SpeechmaticsEmulator
-from .speechmatics_spec import REALTIME as spec
 
 KEY = "a-key"
 FORMAT = AudioFormat(encoding=AudioEncoding.PCM_S16LE, sample_rate=16000)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from natterjack.audio import Encoding
-
-from . import tones
-from .session import Outgoing
-from .spoken import (
+from natterjack.emulators import tones
+from natterjack.emulators.session import Outgoing
+from natterjack.emulators.spoken import (
     SECONDS_PER_WORD,
     Playout,
     places,
@@ -17,7 +16,7 @@ from .spoken import (
     tone_word,
     tone_words,
 )
-from .vocabulary import VOCABULARY
+from natterjack.emulators.vocabulary import VOCABULARY
 
 TEXT = "“Animal” answers apple: Natterjack's toad — above, about … and able."
 

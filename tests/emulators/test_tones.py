@@ -11,9 +11,9 @@ import pytest
 import soxr
 
 from natterjack.audio import Encoding
-from tests.emulators import pcm, tones
-from tests.emulators.tones import Counts, Decoder, TimedWord, compare, encode, places, sequence
-from tests.emulators.vocabulary import VOCABULARY
+from natterjack.emulators import pcm, tones
+from natterjack.emulators.tones import Counts, Decoder, TimedWord, compare, encode, places, sequence
+from natterjack.emulators.vocabulary import VOCABULARY
 from tests.searching import tried
 
 ENCODINGS: tuple[Encoding, ...] = ("linear16", "mulaw", "alaw")

@@ -11,10 +11,10 @@ from nats.js.errors import NotFoundError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey, voice_session_subject
 from natterjack.voice.spec import VoiceSpec
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.forking import launch
 from tests.waiting import until
 from tests.worker.programs import Speaker

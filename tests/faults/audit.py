@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from natterjack.emulators import tones
 from natterjack.events import Account, DurableEvent, FinalEvent, StatusEvent, TurnEvent
-
-from ..emulators import tones
 
 WORST_TIME_SECONDS: Final = 0.02
 """Largest allowed error of a word's time."""

@@ -10,11 +10,11 @@ from typing import Any
 
 from natterjack.audio import ChunkHeader, encode_chunk_headers
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
 from natterjack.events import Event, InterimEvent, parse_event
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
 
-from ..emulators import tones
 from ..worker.programs import Transcript
 from .audit import Audit, audit
 from .fleet import PHRASE, RATE, TAIL_SECONDS

@@ -13,13 +13,13 @@ from typing import Any
 
 import soundfile
 
+from natterjack.emulators import pcm, tones
+from natterjack.emulators.catalog import TRANSCRIBING
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 
-from ..emulators import pcm, tones
-from ..emulators.__main__ import VOICES
 from ..emulators.process import RemoteEmulator, emulator_process
 from ..worker.programs import WorkerProcess
 from .cluster import Cluster
@@ -203,7 +203,7 @@ def worker_environment(emulators: dict[str, RemoteEmulator]) -> dict[str, str]:
         environment[variable] = emulator.url.replace("ws:", "http:") if "REST" in variable else (
             emulator.url + path
         )  # fmt: skip
-        if name not in VOICES:
+        if name in TRANSCRIBING:
             environment[f"{name.upper().replace('-', '_')}_CATCH_UP_RATE"] = "8"
     return environment
 

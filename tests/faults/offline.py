@@ -17,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from natterjack.emulators import tones
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 
-from ..emulators import tones
 from ..worker.programs import closed
 from .audit import Audit, audit
 from .fleet import PHRASE, RATE, TAIL_SECONDS, resident_bytes

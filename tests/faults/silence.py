@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from natterjack.broker.connection import connected
+from natterjack.emulators import tones
 from natterjack.events import StatusEvent
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 from tests.nats_server import NatsServer
 
-from ..emulators import tones
 from ..emulators.process import emulator_process
 from ..waiting import until
 from ..worker.programs import Transcript, WorkerProcess, closed

@@ -18,12 +18,12 @@ import pytest
 
 from natterjack.audio import MAX_CHUNK_BYTES
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.events import Account, FinalEvent
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
 
-from ..emulators import tones
-from ..emulators.deepgram import DeepgramEmulator
 from ..searching import tried
 from ..waiting import bound, until
 from ..worker.programs import (

@@ -15,6 +15,8 @@ from nats.js.api import StreamConfig
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
+from natterjack.emulators import pcm, tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.events import Event, StatusEvent
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
@@ -22,8 +24,6 @@ from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 
 from ..edge_capture.conftest import StartEdge
-from ..emulators import pcm, tones
-from ..emulators.deepgram import DeepgramEmulator
 from ..freezing import freeze
 from ..waiting import soon, until
 from ..worker.programs import Speaker, StartWorker, WorkerProcess, closed, queue_empty, spoken

@@ -20,12 +20,12 @@ from nats.js import JetStreamContext
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from tests.nats_server import NatsServer
 from worker.session.checkpoint import Checkpoint, CheckpointStore
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, until
 from ..worker.programs import RATE, Speaker, Transcript, WorkerProcess, closed, stored
 from .audit import audit

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from natterjack.emulators import tones
 from natterjack.events import Account, DurableEvent, FinalEvent, StatusEvent, Word
 
-from ..emulators import tones
 from .edge_table.balance import (
     Result,
     Sums,

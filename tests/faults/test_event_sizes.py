@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from natterjack.broker.connection import connected
+from natterjack.emulators.deepgram import channel as deepgram_channel
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.settings import BrokerSettings
 
-from ..emulators import deepgram_channel
-from ..emulators.deepgram import DeepgramEmulator
 from ..limited import LimitedServer
 from ..waiting import until
 from ..worker.programs import (

@@ -9,9 +9,9 @@ import signal
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.settings import BrokerSettings
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..searching import tried
 from ..waiting import until
 from ..worker.programs import Speaker, StartWorker, WorkerProcess, queue_empty

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.settings import BrokerSettings
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
 from ..worker.programs import UNDISTURBED, Speaker, StartWorker, closed, spoken
 

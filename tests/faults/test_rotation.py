@@ -15,11 +15,11 @@ import pytest
 
 from natterjack import listen
 from natterjack.broker.connection import Broker, connected
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.events import DurableEvent, InterimEvent, StatusEvent, parse_event
 from natterjack.settings import BrokerSettings
 from tests.edge_capture.program import Edge
-from tests.emulators import tones
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.identities import Authority, Operator, make_key, replace
 from tests.nats_server import NatsServer
 from tests.natterjack.cli.commands import Command

@@ -18,6 +18,8 @@ import pytest
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.emulators import pcm, tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.events import Account
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
@@ -26,8 +28,6 @@ from natterjack.spec import SessionSpec
 from ..edge_capture import program
 from ..edge_capture.conftest import StartEdge
 from ..edge_capture.program import Edge
-from ..emulators import pcm, tones
-from ..emulators.deepgram import DeepgramEmulator
 from ..freezing import freeze
 from ..waiting import until
 from ..worker.programs import (

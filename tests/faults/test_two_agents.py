@@ -9,13 +9,13 @@ import pytest
 import soundfile
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators import pcm, tones
 from natterjack.events import StatusEvent
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 
 from ..edge_capture.conftest import StartEdge
 from ..edge_capture.program import Edge
-from ..emulators import pcm, tones
 from ..freezing import freeze
 from ..waiting import until
 from ..worker.programs import StartWorker, Transcript, closed, queue_empty, stored

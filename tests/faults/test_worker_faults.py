@@ -16,6 +16,7 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.login.attempts import Attempts
 from natterjack.broker.streams import ensure
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.events import Event, InterimEvent, parse_event
 from natterjack.settings import BrokerSettings, StreamSettings
 from tests.nats_server import NatsServer
@@ -26,7 +27,6 @@ from worker.providers.loading import Providers, Voices
 from worker.settings import WorkerSettings
 from worker.stream_watch import StreamWatch
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import soon, until
 from ..worker.programs import (
     RATE,

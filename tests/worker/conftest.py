@@ -11,12 +11,12 @@ from natterjack.audio import ChunkHeader, encode_chunk_headers
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.stored import StreamStore
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
+from natterjack.emulators.server import Emulator
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
 
-from ..emulators.deepgram import DeepgramEmulator
-from ..emulators.server import Emulator
 from .programs import StartWorker, WorkerProcess
 
 

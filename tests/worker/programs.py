@@ -19,6 +19,7 @@ from natterjack.audio import ChunkHeader, encode_chunk_headers
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connect
 from natterjack.broker.stored import StoreUnavailable, StreamStore
+from natterjack.emulators import pcm, tones
 from natterjack.events import (
     DurableEvent,
     Event,
@@ -32,7 +33,6 @@ from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
 
-from ..emulators import pcm, tones
 from ..faults.audit import audit
 from ..forking import Process, launch
 from ..freezing import freeze

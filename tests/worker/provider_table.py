@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from natterjack.broker.connection import connected
+from natterjack.emulators import tones
+from natterjack.emulators.catalog import TRANSCRIBING, load
+from natterjack.emulators.server import Emulator
 from natterjack.settings import BrokerSettings
 from tests.nats_server import NatsServer
 
-from ..emulators import tones
-from ..emulators.__main__ import EMULATORS
-from ..emulators.server import Emulator
 from .programs import Speaker, WorkerProcess, closed
 
 RATES = (8000, 16_000, 48_000)
@@ -81,7 +81,7 @@ async def rows(name: str, seconds: float) -> list[Row]:
         server.start()
         try:
             settings = BrokerSettings(url=server.url)
-            async with EMULATORS[name]() as emulator, connected(settings, name="table") as broker:
+            async with load(name)() as emulator, connected(settings, name="table") as broker:
                 worker = WorkerProcess(server.url, emulator.url, **environment(name, emulator))
                 await worker.start()
                 try:
@@ -126,7 +126,7 @@ async def _print(names: list[str], seconds: float) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("providers", nargs="*", default=sorted(EMULATORS))
+    parser.add_argument("providers", nargs="*", default=sorted(TRANSCRIBING))
     parser.add_argument("--seconds", type=float, default=60)
     arguments = parser.parse_args()
     asyncio.run(_print(arguments.providers, arguments.seconds))

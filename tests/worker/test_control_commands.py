@@ -7,10 +7,10 @@ import json
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import session_subject
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.natterjack.cli.commands import Result, run, run_async
 from tests.waiting import until
 

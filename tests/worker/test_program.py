@@ -15,6 +15,7 @@ import soxr
 
 from natterjack.audio import AUDIO_SEQ
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.events import InterimEvent, StatusEvent
 from natterjack.local.demo import MAX_WORD_ERROR_RATE, bundled_recording, bundled_text
 from natterjack.local.wer import word_error_rate
@@ -23,7 +24,6 @@ from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
 from tests.nats_server import NatsServer
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, until
 from .programs import (
     RATE,

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.settings import BrokerSettings
-from tests.emulators.deepgram import DeepgramEmulator
 
 from ..waiting import until
 from .programs import Speaker, StartWorker, closed

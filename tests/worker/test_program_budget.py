@@ -9,12 +9,12 @@ import pytest
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.stored import StreamStore
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.events import StatusEvent, UsageEvent
 from natterjack.fleet.budgets import Used, read_usage
 from natterjack.settings import BrokerSettings
 from worker.metering.tally import today
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
 from .programs import Speaker, StartWorker, Transcript, closed
 

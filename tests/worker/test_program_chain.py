@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
+from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
 from natterjack.events import StatusEvent
 from natterjack.settings import BrokerSettings
 
-from ..emulators.deepgram import DeepgramEmulator
-from ..emulators.speechmatics import SpeechmaticsEmulator
 from .programs import Speaker, StartWorker, closed
 
 CHAIN = ["deepgram", "speechmatics"]

@@ -10,11 +10,11 @@ import pytest
 from natterjack.broker.connection import Broker
 from natterjack.broker.control import control_session
 from natterjack.control import ControlReply, ControlRequest
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.errors import BrokerError
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import control_subject, session_subject
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
 from .programs import Speaker, StartWorker, closed, spoken, stored, streaming
 

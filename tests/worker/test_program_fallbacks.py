@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
+from natterjack.emulators.deepgram.rest import DeepgramRestEmulator
+from natterjack.emulators.managed import ManagedEmulator
+from natterjack.emulators.server import Emulator
 from natterjack.events import InterimEvent, UsageEvent
 from natterjack.settings import BrokerSettings
 
-from ..emulators import tones
-from ..emulators.deepgram import DeepgramEmulator
-from ..emulators.deepgram_rest import DeepgramRestEmulator
-from ..emulators.managed import ManagedEmulator
-from ..emulators.server import Emulator
 from ..waiting import until
 from .programs import (
     UNDISTURBED,

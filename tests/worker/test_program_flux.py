@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.flux import DeepgramFluxEmulator
 from natterjack.events import InterimEvent
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 
-from ..emulators.deepgram_flux import DeepgramFluxEmulator
 from ..waiting import until
 from .programs import (
     UNDISTURBED,

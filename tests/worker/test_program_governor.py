@@ -12,14 +12,14 @@ import pytest
 from natterjack.audio import ChunkHeader, encode_chunk_headers
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
+from natterjack.emulators.faults import ConnectionLog
 from natterjack.events import StatusEvent
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
 
-from ..emulators import tones
-from ..emulators.deepgram import DeepgramEmulator
-from ..emulators.faults import ConnectionLog
 from ..waiting import lateness, until
 from .programs import (
     RATE,

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
+from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
 from natterjack.settings import BrokerSettings
 
-from ..emulators.deepgram import DeepgramEmulator
-from ..emulators.speechmatics import SpeechmaticsEmulator
 from ..waiting import until
 from .programs import Speaker, StartWorker, WorkerProcess, closed, queue_empty, stored
 

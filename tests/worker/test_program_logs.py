@@ -7,9 +7,9 @@ import json
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.settings import BrokerSettings
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
 from .programs import Speaker, StartWorker, closed
 

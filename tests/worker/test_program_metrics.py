@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.events import (
     Account,
     Event,
@@ -23,7 +24,6 @@ from natterjack.events import (
 )
 from natterjack.settings import BrokerSettings
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, lateness, until
 from .programs import UNDISTURBED, Speaker, StartWorker, Transcript, WorkerProcess, closed, holder
 

@@ -11,12 +11,12 @@ import pytest
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.stored import StreamStore
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.fleet.budgets import read_usage
 from natterjack.settings import BrokerSettings
 from tests.nats_server import NatsServer
 from worker.metering.tally import today
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
 from .programs import RATE, Speaker, StartWorker, WorkerProcess, closed, stored
 

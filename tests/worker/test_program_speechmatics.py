@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
 from natterjack.events import InterimEvent
 from natterjack.settings import BrokerSettings
 
-from ..emulators.speechmatics import SpeechmaticsEmulator
 from .programs import (
     RATE,
     UNDISTURBED,

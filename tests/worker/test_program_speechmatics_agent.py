@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.speechmatics.agent import SpeechmaticsAgentEmulator
 from natterjack.events import InterimEvent
 from natterjack.settings import BrokerSettings
 
-from ..emulators.speechmatics_agent import SpeechmaticsAgentEmulator
 from .programs import (
     UNDISTURBED,
     Speaker,

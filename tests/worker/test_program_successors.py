@@ -14,13 +14,13 @@ import pytest
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
+from natterjack.emulators.catalog import load
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 
-from ..emulators import tones
-from ..emulators.__main__ import EMULATORS
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
 from .programs import (
     Speaker,
@@ -128,7 +128,7 @@ async def test_a_session_of_any_provider_is_cut_off_between_words(
     broker_settings: BrokerSettings,
 ) -> None:
     """Whatever times its words have."""
-    async with EMULATORS[provider]() as emulator:
+    async with load(provider)() as emulator:
         worker = WorkerProcess(nats_server.url, emulator.url, **environment(provider, emulator))
         await worker.start()
         try:

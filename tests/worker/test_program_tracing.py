@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import session_subject
@@ -19,7 +20,6 @@ from natterjack.telemetry.spans import trace_id_of
 
 from ..collector import Collector, ReceivedSpan, collecting
 from ..edge_capture.program import Edge, requests
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
 from .programs import (
     RATE,

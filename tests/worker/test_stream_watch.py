@@ -13,13 +13,13 @@ from nats.js import JetStreamContext
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.errors import StoreTooSmall
 from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 from tests.nats_server import NatsServer
 from worker.metrics import Metrics
 from worker.stream_watch import StreamWatch, ensure_streams
 
-from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
 from .programs import WorkerProcess
 

@@ -22,8 +22,8 @@ from edge_capture.input.watch import (
     Watch,
 )
 from natterjack.audio import AudioFormat, Encoding
+from natterjack.emulators import tones
 from tests.edge_capture.program import tone
-from tests.emulators import tones
 from tests.searching import examples
 
 from .encodings import encoded

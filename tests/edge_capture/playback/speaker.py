@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from nats.aio.msg import Msg
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
 from natterjack.subjects import SessionKey, played_subject, speech_subject
 from natterjack.voice.audio import FRAME_BYTES, SpeechHeader, encode_speech_headers
 from natterjack.voice.spec import Played, parse_played
-from tests.emulators import tones
 
 KEY = SessionKey("acme", "room", "assistant")
 RATE = 24_000

@@ -8,11 +8,11 @@ import pytest
 
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import ensure
+from natterjack.emulators import tones
 from natterjack.settings import KINDS, StreamSettings
 from tests.edge_capture.conftest import SoundServer, StartEdge
 from tests.edge_capture.program import only_recording, requests
 from tests.edge_capture.test_microphone import lost
-from tests.emulators import tones
 from tests.waiting import until
 
 from .speaker import Voice, heard, speaking

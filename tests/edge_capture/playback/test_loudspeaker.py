@@ -12,10 +12,10 @@ import pytest
 
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import ensure
+from natterjack.emulators import tones
 from natterjack.settings import KINDS, StreamSettings
 from tests.edge_capture.conftest import SoundServer, StartEdge
 from tests.edge_capture.test_microphone import run_script
-from tests.emulators import tones
 from tests.freezing import freeze
 from tests.waiting import bound, until
 
@@ -121,7 +121,7 @@ from edge_capture.playback.playout import Playout, PlayOptions
 from edge_capture.settings import PlaySettings
 from edge_capture.sources.boot_clock import boot_time
 from natterjack.voice.audio import SpeechHeader
-from tests.emulators import tones
+from natterjack.emulators import tones
 
 async def main():
     # The device has a second of audio when it is to be silent.

@@ -19,11 +19,11 @@ import soundfile
 from edge_capture.hold.exchange import machine_name
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import ensure
+from natterjack.emulators import tones
 from natterjack.errors import BrokerUnreachable
 from natterjack.settings import KINDS, StreamSettings
 from natterjack.subjects import speech_subject
 from tests.edge_capture.conftest import RunEdge, StartEdge
-from tests.emulators import tones
 from tests.nats_server import NatsServer
 from tests.waiting import bound, until
 

@@ -12,11 +12,11 @@ import pytest
 from natterjack.broker.connection import Broker
 from natterjack.broker.stored import StoreUnavailable
 from natterjack.broker.streams import ensure
+from natterjack.emulators import tones
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import StreamSettings
 from natterjack.voice.events import UtteranceEvent
 from tests.edge_capture.conftest import StartEdge
-from tests.emulators import tones
 from tests.waiting import until
 from tests.worker.voice.player import Application
 from tests.worker.voice.tone_worker import ToneWorker

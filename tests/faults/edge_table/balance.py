@@ -12,9 +12,8 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from natterjack.emulators.tones import TimedWord, plain
 from natterjack.events import DurableEvent, FinalEvent, StatusEvent
-
-from ...emulators.tones import TimedWord, plain
 
 TOLERANCE_SECONDS = 0.2
 _EDGE_SECONDS = 0.03

@@ -12,8 +12,9 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from natterjack.emulators import tones
+
 from ...edge_capture.conftest import SoundServer
-from ...emulators import tones
 from ...waiting import until
 
 _RATE = 16_000

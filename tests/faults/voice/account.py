@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from natterjack.emulators.spoken import tone_words
+from natterjack.emulators.tones import ends_with_a_word
+from natterjack.emulators.vocabulary import VOCABULARY
 from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
-
-from ...emulators.spoken import tone_words
-from ...emulators.tones import ends_with_a_word
-from ...emulators.vocabulary import VOCABULARY
 
 LEAD: Final = VOCABULARY[0]
 WORDS: Final = VOCABULARY[1:]

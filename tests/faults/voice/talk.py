@@ -16,13 +16,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from natterjack.emulators import tones
 from natterjack.errors import NatterjackError
 from natterjack.settings import BrokerSettings
 from natterjack.speaking.opening import speak
 from natterjack.speaking.session import Speaking
 from natterjack.voice.events import UtteranceEvent, VoiceEvent
 
-from ...emulators import tones
 from ...waiting import bound, until, within
 from ..fleet import Line
 from .account import LEAD, WORDS, Said

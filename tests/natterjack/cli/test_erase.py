@@ -14,12 +14,12 @@ import natterjack
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.cli.erase import targets
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.events import StatusEvent
 from natterjack.fleet.usage import DayUsage
 from natterjack.local.demo import bundled_recording
 from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 from tests.edge_capture.program import Edge
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.nats_server import NatsServer
 from tests.waiting import until, within
 from tests.worker.programs import (

@@ -15,12 +15,12 @@ from natterjack.broker.connection import Broker
 from natterjack.cli import retry
 from natterjack.cli.arguments import parse_time
 from natterjack.cli.retry import History, Problem
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.errors import UsageError
 from natterjack.events import Account, StatusEvent, parse_durable
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import MAX_STORED_BYTES, SessionSpec
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.worker.programs import Speaker, StartWorker, Transcript, closed, queue_empty, spoken
 from tests.worker.successors import following, new_id, request
 

@@ -16,6 +16,7 @@ import pytest
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
+from natterjack.emulators import tones
 from natterjack.events import FinalEvent, ProviderUsage
 from natterjack.fleet.roster import SessionRecord, WorkerPage
 from natterjack.settings import KINDS, BrokerSettings, StreamSettings
@@ -27,7 +28,6 @@ from natterjack.subjects import (
     voice_session_subject,
 )
 from natterjack.voice.spec import VoiceSpec
-from tests.emulators import tones
 from tests.nats_server import NatsServer
 from tests.natterjack.speaking.by_hand import Hand
 from tests.waiting import bound, until

@@ -7,10 +7,10 @@ import contextlib
 
 import natterjack
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.settings import BrokerSettings
 from natterjack.transcripts.transcript import Transcript
-from tests.emulators import tones
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.nats_server import NatsServer
 from tests.natterjack.cli.commands import run_async
 from tests.waiting import within

@@ -19,12 +19,12 @@ import soundfile
 
 from natterjack.broker.connection import Broker
 from natterjack.cli.table import table
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.subjects import transcript_subject
 from tests.edge_capture.conftest import SoundServer
 from tests.edge_capture.program import only_recording, tone
 from tests.edge_capture.test_full_disk import Disk, disk
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.freezing import freeze, stands_still
 from tests.natterjack.cli.test_say import next_claim, voice_broker
 from tests.natterjack.consume.events import final

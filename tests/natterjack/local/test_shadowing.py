@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.local import program
 from tests.edge_capture.program import tone
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import bound
 
 from .endings import Run

@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from natterjack.audio import AudioFormat
+from natterjack.emulators import tones
 from natterjack.plugin.contract import ProviderContract, Speech
 from natterjack.plugin.errors import Dropped, RequestRefused
 from natterjack.plugin.provider import (
@@ -26,7 +27,6 @@ from natterjack.plugin.provider import (
     StreamRequest,
     Turn,
 )
-from tests.emulators import tones
 
 WORDS = tuple(tones.sequence(8))
 FORMAT = AudioFormat("linear16", 16000, 1)

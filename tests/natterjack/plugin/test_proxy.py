@@ -15,9 +15,9 @@ from typing import NamedTuple
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.plugin.proxy import proxy_for
 from natterjack.settings import BrokerSettings
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import until
 from tests.worker.programs import Speaker, StartWorker, closed
 

@@ -11,6 +11,7 @@ import pytest_asyncio
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from natterjack.emulators.spoken import check_tones, places, synthesize
 from natterjack.plugin import (
     Dropped,
     Interrupted,
@@ -25,7 +26,6 @@ from natterjack.plugin import (
     VoiceStreamRequest,
 )
 from natterjack.plugin.contract import VoiceContract
-from tests.emulators.spoken import check_tones, places, synthesize
 
 Check = Callable[[str, bytes, VoiceStreamRequest], None]
 FRAME_BYTES = 4800

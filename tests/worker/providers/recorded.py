@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from natterjack.emulators import tones
 from natterjack.plugin.provider import Notice, ProviderEvent
 from tests.emulators import (
     test_deepgram,
@@ -15,7 +16,6 @@ from tests.emulators import (
     test_managed,
     test_speechmatics,
     test_speechmatics_agent,
-    tones,
 )
 from worker.providers import wire
 from worker.providers.deepgram import protocol as deepgram

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 from pydantic_settings import BaseSettings
 
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.plugin import entry_points
 from natterjack.plugin.base import Balance
 from natterjack.plugin.entry_points import GROUP
@@ -22,7 +23,6 @@ from natterjack.plugin.provider import (
     ProviderStream,
     StreamRequest,
 )
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import until
 from worker.metrics import Metrics
 from worker.providers import loading as plugins

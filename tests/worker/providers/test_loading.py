@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.plugin.errors import PluginError
 from natterjack.settings import BrokerSettings
-from tests.emulators import tones
 from tests.emulators.process import RemoteEmulator, emulator_process
 from tests.faults.audit import audit
 from tests.waiting import bound

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from natterjack.emulators.mutations import mutations as of_message
 from natterjack.plugin.errors import ProviderError
 from natterjack.plugin.provider import Final
-from tests.emulators.mutations import mutations as of_message
 from tests.searching import SEARCH, tried
 from worker.providers.guard import Guard
 

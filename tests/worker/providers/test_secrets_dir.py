@@ -10,12 +10,12 @@ import pytest
 
 from natterjack.audio import AudioFormat
 from natterjack.broker.connection import Broker
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.errors import UsageError
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.plugin.errors import PluginError, RequestRefused
 from natterjack.plugin.provider import StreamRequest
 from natterjack.settings import BrokerSettings, load
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import until
 from tests.worker.programs import Speaker, StartWorker, WorkerProcess, closed, spoken, stored
 from worker.providers import loading

@@ -9,8 +9,8 @@ import pytest
 import soundfile
 import soxr
 
+from natterjack.emulators import pcm, tones
 from natterjack.local.demo import bundled_recording
-from tests.emulators import pcm, tones
 from worker.providers.voice import BLOCK_SECONDS, Block, Voice
 
 RATE = 16_000

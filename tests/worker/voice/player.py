@@ -14,6 +14,7 @@ from nats.errors import Error as NatsError
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.stored import StreamStore
+from natterjack.emulators import tones
 from natterjack.subjects import (
     VOICE_EVENT_PREFIX,
     played_subject,
@@ -32,7 +33,6 @@ from natterjack.voice.events import (
     parse_voice_event,
 )
 from natterjack.voice.spec import Played, TextPiece, VoiceSpec
-from tests.emulators import tones
 from tests.waiting import until
 
 RATE = 16_000

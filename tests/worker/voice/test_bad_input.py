@@ -10,6 +10,8 @@ import pytest
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
+from natterjack.emulators.spoken import tone_words
 from natterjack.subjects import (
     played_subject,
     speech_subject,
@@ -19,8 +21,6 @@ from natterjack.subjects import (
 )
 from natterjack.voice.control import VoiceReply
 from natterjack.voice.events import UtteranceEvent
-from tests.emulators import tones
-from tests.emulators.spoken import tone_words
 from tests.waiting import until
 
 from .conftest import Start

@@ -6,9 +6,9 @@ from __future__ import annotations
 import signal
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.flux_speak import DeepgramFluxSpeakEmulator
 from natterjack.voice.events import UtteranceEvent, VoiceStatusEvent
-from tests.emulators import tones
-from tests.emulators.deepgram_flux_speak import DeepgramFluxSpeakEmulator
 from tests.waiting import until
 
 from .conftest import Start

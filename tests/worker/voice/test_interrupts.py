@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from natterjack.broker.connection import Broker
-from tests.emulators import tones
+from natterjack.emulators import tones
 from tests.waiting import until
 
 from .conftest import Start

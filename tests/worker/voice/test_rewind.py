@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.subjects import speech_subject
 from natterjack.voice.audio import AUDIO_CUT
-from tests.emulators import tones
 from tests.faults.proxy import NatsProxy
 from tests.waiting import until
 

@@ -9,6 +9,7 @@ import pytest
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import ensure
+from natterjack.emulators import tones
 from natterjack.events import TurnEvent
 from natterjack.fleet.reader import FleetReader
 from natterjack.fleet.sessions import KeyFilter
@@ -23,7 +24,6 @@ from natterjack.subjects import (
 )
 from natterjack.voice.audio import encode_speech_headers
 from natterjack.voice.events import UtteranceEvent, VoiceStatusEvent
-from tests.emulators import tones
 from tests.waiting import until
 
 from .conftest import Start

@@ -13,13 +13,13 @@ from nats.errors import Error as NatsError
 from natterjack.broker.connection import Broker
 from natterjack.broker.stored import StreamStore
 from natterjack.broker.streams import TEXT
+from natterjack.emulators import tones
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.subjects import speech_subject, text_subject, voice_event_subject
 from natterjack.voice.audio import SpeechHeader, encode_speech_headers
 from natterjack.voice.control import VoiceReply
 from natterjack.voice.events import UtteranceEvent
 from natterjack.voice.spec import TextPiece, parse_piece
-from tests.emulators import tones
 from tests.faults.proxy import NatsProxy
 from tests.waiting import bound, until
 

@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from natterjack.emulators import tones
+from natterjack.emulators.spoken import places, synthesize
 from natterjack.plugin.entry_points import GROUP, VOICES_GROUP, available
 from natterjack.plugin.errors import Dropped, RemoteProtocolError, RequestRefused
 from natterjack.plugin.voice import (
@@ -29,8 +31,6 @@ from natterjack.plugin.voice import (
     VoiceStreamEvent,
     VoiceStreamRequest,
 )
-from tests.emulators import tones
-from tests.emulators.spoken import places, synthesize
 from worker.__main__ import main
 from worker.providers import loading
 

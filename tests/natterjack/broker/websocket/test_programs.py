@@ -13,10 +13,10 @@ import pytest
 
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.settings import BrokerSettings, StreamSettings
 from tests.edge_capture.program import Edge, announced
-from tests.emulators import tones
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.identities import Authority
 from tests.waiting import bound, until
 from tests.worker.programs import WorkerProcess, stored

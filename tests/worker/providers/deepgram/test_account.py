@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
+from natterjack.emulators.specification import load_specification
 from natterjack.errors import UsageError
 from natterjack.plugin.base import Balance
 from natterjack.plugin.errors import (
@@ -19,8 +21,6 @@ from natterjack.plugin.errors import (
     Unavailable,
 )
 from natterjack.settings import load
-from tests.emulators.deepgram import DeepgramEmulator
-from tests.emulators.specification import load_specification
 from worker.providers.deepgram import DeepgramProvider, account
 from worker.providers.deepgram.settings import DeepgramSettings
 from worker.providers.loading import load_class

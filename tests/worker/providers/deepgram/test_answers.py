@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
@@ -25,7 +26,6 @@ from natterjack.plugin.provider import (
     Turn,
     Usage,
 )
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import soon, until, within
 from worker.providers.deepgram import DeepgramProvider, connection
 

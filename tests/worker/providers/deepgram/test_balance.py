@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.plugin.base import Balance
 from natterjack.plugin.errors import (
     Dropped,
@@ -17,8 +19,6 @@ from natterjack.plugin.errors import (
     Stalled,
     Unavailable,
 )
-from tests.emulators import tones
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import until
 from worker.providers.deepgram import DeepgramProvider
 

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.plugin.errors import (
     Dropped,
     RemoteProtocolError,
@@ -23,8 +25,6 @@ from natterjack.plugin.provider import (
     ProviderEvent,
     Usage,
 )
-from tests.emulators import tones
-from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import lateness, soon, until
 from worker.providers.deepgram import DeepgramProvider
 

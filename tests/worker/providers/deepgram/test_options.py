@@ -12,11 +12,11 @@ from pydantic import SecretStr
 
 import worker.providers.deepgram as package
 from natterjack.audio import AudioFormat
+from natterjack.emulators.deepgram.query import parse
+from natterjack.emulators.specification import load_specification
 from natterjack.errors import UsageError
 from natterjack.plugin.errors import RequestRefused
 from natterjack.settings import load
-from tests.emulators.deepgram_query import parse
-from tests.emulators.specification import load_specification
 from tests.emulators.test_deepgram_sdk import SPECIFICATION
 from worker.providers.deepgram import DeepgramProvider
 from worker.providers.deepgram.options import Options, listen

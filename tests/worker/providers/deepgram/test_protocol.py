@@ -9,10 +9,10 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from pydantic import SecretStr
 
+from natterjack.emulators.deepgram.query import parse
 from natterjack.plugin.errors import Dropped, RemoteProtocolError, RequestRefused, Unavailable
 from natterjack.plugin.provider import Notice, ProviderWord, Usage
 from natterjack.plugin.websocket import Closed
-from tests.emulators.deepgram_query import parse
 from worker.providers import wire
 from worker.providers.deepgram import protocol
 from worker.providers.deepgram.options import listen

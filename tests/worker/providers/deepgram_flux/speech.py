@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.emulators import tones
+from natterjack.emulators import tones
 from worker.providers.deepgram_flux import DeepgramFluxProvider
 
 Make = Callable[..., DeepgramFluxProvider]

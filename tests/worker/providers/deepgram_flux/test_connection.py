@@ -7,10 +7,10 @@ import itertools
 
 import pytest
 
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.flux import DeepgramFluxEmulator
 from natterjack.plugin.errors import Dropped, RequestRefused, Stalled
 from natterjack.plugin.provider import Interim, ProviderEvent, Turn
-from tests.emulators import tones
-from tests.emulators.deepgram_flux import DeepgramFluxEmulator
 from tests.waiting import bound, lateness, soon, until
 from worker.providers.deepgram_flux import DeepgramFluxProvider, open_turn
 

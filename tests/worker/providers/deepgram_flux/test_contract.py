@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from natterjack.emulators import tones
 from natterjack.plugin.contract import Speech
-from tests.emulators import tones
 from worker.providers.deepgram_flux import DeepgramFluxProvider
 
 from ..emulated.contract import EmulatedContract

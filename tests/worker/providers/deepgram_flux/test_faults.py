@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.flux import DeepgramFluxEmulator, FluxSession
 from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
@@ -16,8 +18,6 @@ from natterjack.plugin.errors import (
     Unavailable,
 )
 from natterjack.plugin.provider import ProviderEvent
-from tests.emulators import tones
-from tests.emulators.deepgram_flux import DeepgramFluxEmulator, FluxSession
 from tests.waiting import soon
 from worker.providers.deepgram_flux import DeepgramFluxProvider
 

@@ -12,10 +12,10 @@ from pydantic import SecretStr
 
 import worker.providers.deepgram_flux as package
 from natterjack.audio import AudioFormat
+from natterjack.emulators.deepgram.flux_query import Config, configured, parse
 from natterjack.errors import UsageError
 from natterjack.plugin.errors import RequestRefused
 from natterjack.settings import load
-from tests.emulators.deepgram_flux_query import Config, configured, parse
 from tests.emulators.test_deepgram_flux_sdk import schemas, specification
 from worker.providers.deepgram_flux import DeepgramFluxProvider, protocol
 from worker.providers.deepgram_flux.options import CONFIGURABLE, Options, listen, parse_changes

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.flux import FluxFaults, FluxSession
+from natterjack.emulators.deepgram.flux_query import parse
 from natterjack.plugin.errors import RemoteProtocolError
 from natterjack.plugin.provider import (
     Final,
@@ -17,9 +20,6 @@ from natterjack.plugin.provider import (
     ProviderWord,
     Turn,
 )
-from tests.emulators import tones
-from tests.emulators.deepgram_flux import FluxFaults, FluxSession
-from tests.emulators.deepgram_flux_query import parse
 from worker.providers.deepgram_flux.clock import Clock
 from worker.providers.deepgram_flux.open_turn import CommitRules
 from worker.providers.deepgram_flux.protocol import TurnInfo, decode

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from natterjack.audio import AudioFormat, Encoding
-from tests.emulators import pcm, tones
+from natterjack.emulators import pcm, tones
 from worker.providers.deepgram_flux.clock import Clock
 from worker.providers.deepgram_flux.upkeep import (
     FRAME_SECONDS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.emulators.deepgram_rest import DeepgramRestEmulator
+from natterjack.emulators.deepgram.rest import DeepgramRestEmulator
 
 from ..emulated.contract import BreakOrBlock, EmulatedContract
 

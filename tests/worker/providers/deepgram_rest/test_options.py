@@ -8,10 +8,10 @@ import pytest
 from pydantic import SecretStr
 
 from natterjack.audio import AudioFormat
+from natterjack.emulators.deepgram.rest import parse
 from natterjack.errors import UsageError
 from natterjack.plugin.errors import RequestRefused
 from natterjack.settings import load
-from tests.emulators.deepgram_rest import parse
 from tests.emulators.test_deepgram_rest import check_parameters
 from worker.providers.deepgram_rest import DeepgramRestProvider
 from worker.providers.deepgram_rest.options import Options, plan

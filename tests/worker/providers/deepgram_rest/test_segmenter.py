@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tests.emulators import pcm, tones
+from natterjack.emulators import pcm, tones
 from worker.providers.deepgram_rest.segmenter import (
     PRE_ROLL_SECONDS,
     SILENCE_SECONDS,

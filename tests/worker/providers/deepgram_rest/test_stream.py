@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from natterjack.audio import AudioFormat
+from natterjack.emulators import pcm, tones
+from natterjack.emulators.deepgram.rest import DeepgramRestEmulator
 from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
@@ -25,8 +27,6 @@ from natterjack.plugin.provider import (
     Turn,
     Usage,
 )
-from tests.emulators import pcm, tones
-from tests.emulators.deepgram_rest import DeepgramRestEmulator
 from tests.waiting import bound, soon, until
 from worker.providers.deepgram_rest import DeepgramRestProvider
 

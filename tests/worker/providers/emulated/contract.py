@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from natterjack.audio import AudioFormat
+from natterjack.emulators import tones
+from natterjack.emulators.server import Emulator
 from natterjack.plugin.contract import ProviderContract, Speech
-from tests.emulators import tones
-from tests.emulators.server import Emulator
 from tests.waiting import bound
 
 from .table import Emulated

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.emulators.server import Emulator
+from natterjack.emulators.server import Emulator
 
 from .table import Emulated
 

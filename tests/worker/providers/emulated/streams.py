@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from natterjack.audio import AudioFormat
+from natterjack.emulators import tones
 from natterjack.plugin.errors import ProviderError
 from natterjack.plugin.provider import (
     Final,
@@ -22,7 +23,6 @@ from natterjack.plugin.provider import (
     StreamRequest,
     Turn,
 )
-from tests.emulators import tones
 from tests.waiting import within
 
 LINEAR_16K = AudioFormat("linear16", 16000, 1)

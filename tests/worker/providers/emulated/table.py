@@ -8,16 +8,16 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from natterjack.emulators.deepgram.flux import DeepgramFluxEmulator
+from natterjack.emulators.deepgram.listen import DeepgramEmulator
+from natterjack.emulators.deepgram.rest import DeepgramRestEmulator
+from natterjack.emulators.faults import GARBAGE
+from natterjack.emulators.managed import ManagedEmulator
+from natterjack.emulators.server import Emulator
+from natterjack.emulators.speechmatics.agent import SpeechmaticsAgentEmulator
+from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
 from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused, Stalled, Unavailable
 from natterjack.plugin.provider import Provider
-from tests.emulators.deepgram import DeepgramEmulator
-from tests.emulators.deepgram_flux import DeepgramFluxEmulator
-from tests.emulators.deepgram_rest import DeepgramRestEmulator
-from tests.emulators.faults import GARBAGE
-from tests.emulators.managed import ManagedEmulator
-from tests.emulators.server import Emulator
-from tests.emulators.speechmatics import SpeechmaticsEmulator
-from tests.emulators.speechmatics_agent import SpeechmaticsAgentEmulator
 from tests.waiting import bound
 from worker.providers.deepgram import DeepgramProvider
 from worker.providers.deepgram_flux import DeepgramFluxProvider

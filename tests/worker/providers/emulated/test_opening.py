@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from natterjack.emulators.server import Emulator
 from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused, Unavailable
 from natterjack.plugin.provider import Provider, ProviderStream
-from tests.emulators.server import Emulator
 from tests.waiting import bound, soon, until, within
 
 from .streams import WORDS, fail, final_words, opened, request, shown, transcribe

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from natterjack.audio import AudioFormat
+from natterjack.emulators import pcm, tones
+from natterjack.emulators.server import Emulator
+from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
 from natterjack.plugin.errors import Dropped
 from natterjack.plugin.provider import Notice, Provider, ProviderEvent, ProviderStream, Usage
-from tests.emulators import pcm, tones
-from tests.emulators.server import Emulator
-from tests.emulators.speechmatics import SpeechmaticsEmulator
 from tests.waiting import bound, soon, until
 
 from .streams import (

@@ -11,6 +11,9 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
+from natterjack.emulators import tones
+from natterjack.emulators.managed import ManagedEmulator, ManagedFaults, ManagedSession
+from natterjack.emulators.session import Outgoing, Session
 from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
@@ -26,9 +29,6 @@ from natterjack.plugin.provider import (
     ProviderEvent,
     Usage,
 )
-from tests.emulators import tones
-from tests.emulators.managed import ManagedEmulator, ManagedFaults, ManagedSession
-from tests.emulators.session import Outgoing, Session
 from tests.waiting import bound, soon, until
 from worker.providers.managed import ManagedProvider, protocol
 from worker.providers.managed.connection import ManagedStream

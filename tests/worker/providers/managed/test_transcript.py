@@ -14,10 +14,10 @@ import soundfile
 import soxr
 from pydantic import SecretStr
 
+from natterjack.emulators import pcm, tones
+from natterjack.emulators.managed import ManagedFaults, ManagedSession
 from natterjack.local.demo import bundled_recording
 from natterjack.plugin.provider import Final, Interim, Notice, ProviderEvent, Usage
-from tests.emulators import pcm, tones
-from tests.emulators.managed import ManagedFaults, ManagedSession
 from worker.providers.managed import protocol
 from worker.providers.managed.pauses import Pace
 from worker.providers.managed.protocol import (

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from natterjack.emulators import tones
+from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
 from natterjack.plugin.errors import (
     Dropped,
 )
 from natterjack.plugin.provider import (
     ProviderEvent,
 )
-from tests.emulators import tones
-from tests.emulators.speechmatics import SpeechmaticsEmulator
 from tests.waiting import soon, until, within
 from worker.providers.speechmatics import SpeechmaticsProvider
 

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from natterjack.emulators import tones
+from natterjack.emulators.speechmatics.faults import CLOSE_CODES
+from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
+from natterjack.emulators.speechmatics.spec import REALTIME as spec
 from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
@@ -23,10 +27,6 @@ from natterjack.plugin.provider import (
     Turn,
     Usage,
 )
-from tests.emulators import tones
-from tests.emulators.speechmatics import SpeechmaticsEmulator
-from tests.emulators.speechmatics_faults import CLOSE_CODES
-from tests.emulators.speechmatics_spec import REALTIME as spec
 from tests.waiting import bound, soon, until, within
 from worker.providers.speechmatics import SpeechmaticsProvider
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from natterjack.emulators.speechmatics.faults import CLOSE_CODES
+from natterjack.emulators.speechmatics.spec import REALTIME as spec
 from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused, Unavailable
 from natterjack.plugin.websocket import Closed
-from tests.emulators.speechmatics_faults import CLOSE_CODES
-from tests.emulators.speechmatics_spec import REALTIME as spec
 from worker.providers.speechmatics.failures import close_error, error_of
 from worker.providers.speechmatics.keys import management_error
 from worker.providers.speechmatics.messages import Error

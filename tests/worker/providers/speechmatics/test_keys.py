@@ -11,13 +11,13 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
+from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
 from natterjack.plugin.errors import (
     ProviderError,
     RemoteProtocolError,
     RequestRefused,
     Unavailable,
 )
-from tests.emulators.speechmatics import SpeechmaticsEmulator
 from tests.waiting import bound, until, within
 from worker.providers.speechmatics import SpeechmaticsProvider
 

@@ -12,10 +12,10 @@ from pydantic import SecretStr
 
 import worker.providers.speechmatics as package
 from natterjack.audio import AudioFormat
+from natterjack.emulators.speechmatics.spec import REALTIME as spec
 from natterjack.errors import UsageError
 from natterjack.plugin.errors import PluginError, RequestRefused
 from natterjack.settings import load
-from tests.emulators.speechmatics_spec import REALTIME as spec
 from worker.providers.speechmatics import SpeechmaticsProvider, control
 from worker.providers.speechmatics.options import CONFIGURABLE, Options, recognition
 from worker.providers.speechmatics.settings import SpeechmaticsSettings

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from natterjack.emulators.speechmatics.spec import REALTIME as spec
 from natterjack.plugin.errors import RemoteProtocolError, RequestRefused
 from natterjack.plugin.provider import Notice
-from tests.emulators.speechmatics_spec import REALTIME as spec
 from worker.providers import wire
 from worker.providers.speechmatics import control, protocol
 from worker.providers.speechmatics.messages import (

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from natterjack.audio import AudioFormat
+from natterjack.emulators import tones
+from natterjack.emulators.speechmatics.agent import SpeechmaticsAgentEmulator
+from natterjack.emulators.speechmatics.faults import CLOSE_CODES
+from natterjack.emulators.speechmatics.spec import AGENT as spec
 from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError, Stalled
 from natterjack.plugin.provider import Interim, ProviderEvent, Turn, Usage
-from tests.emulators import tones
-from tests.emulators.speechmatics_agent import SpeechmaticsAgentEmulator
-from tests.emulators.speechmatics_faults import CLOSE_CODES
-from tests.emulators.speechmatics_spec import AGENT as spec
 from tests.waiting import until, within
 from worker.providers.speechmatics_agent import SpeechmaticsAgentProvider
 

@@ -12,10 +12,10 @@ from pydantic import SecretStr
 
 import worker.providers.speechmatics_agent as package
 from natterjack.audio import AudioFormat
+from natterjack.emulators.speechmatics.spec import AGENT as spec
 from natterjack.errors import UsageError
 from natterjack.plugin.errors import RequestRefused
 from natterjack.settings import load
-from tests.emulators.speechmatics_spec import AGENT as spec
 from worker.providers.speechmatics import control
 from worker.providers.speechmatics_agent import SpeechmaticsAgentProvider
 from worker.providers.speechmatics_agent.options import CONFIGURABLE, Options, recognition

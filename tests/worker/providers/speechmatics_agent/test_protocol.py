@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from natterjack.emulators.speechmatics.spec import AGENT as spec
 from natterjack.plugin.errors import RemoteProtocolError, RequestRefused
 from natterjack.plugin.provider import Notice
-from tests.emulators.speechmatics_spec import AGENT as spec
 from worker.providers import wire
 from worker.providers.speechmatics import control
 from worker.providers.speechmatics.messages import AudioAdded, EndOfTranscript, Error

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from natterjack.emulators import tones
 from natterjack.plugin.errors import RemoteProtocolError, Stalled
 from natterjack.plugin.provider import Final, ProviderEvent
-from tests.emulators import tones
 from worker.providers.speechmatics.exchange import Limits
 from worker.providers.speechmatics.messages import AudioAdded, EndOfTranscript
 from worker.providers.speechmatics_agent.messages import EndOfTurn, Segment, Speech, StartOfTurn

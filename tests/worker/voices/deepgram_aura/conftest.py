@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tests.emulators.deepgram_speak import DeepgramSpeakEmulator
+from natterjack.emulators.deepgram.speak import DeepgramSpeakEmulator
 from worker.voices.deepgram_aura import DeepgramAura
 from worker.voices.deepgram_aura.settings import DeepgramSpeakSettings
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from natterjack.emulators.deepgram.speak import DeepgramSpeakEmulator
+from natterjack.emulators.spoken import check_tones
 from natterjack.plugin import (
     Dropped,
     Interrupted,
@@ -24,8 +26,6 @@ from natterjack.plugin import (
     VoiceStreamRequest,
 )
 from natterjack.plugin.contract.voice_case import audio_of, phrases
-from tests.emulators.deepgram_speak import DeepgramSpeakEmulator
-from tests.emulators.spoken import check_tones
 from tests.waiting import bound, soon, until
 from worker.voices.deepgram_aura import DeepgramAura
 

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from natterjack.emulators.deepgram.speak import DeepgramSpeakEmulator
+from natterjack.emulators.spoken import check_tones
 from natterjack.plugin.contract import VoiceContract
 from natterjack.plugin.voice import VoiceStreamRequest
-from tests.emulators.deepgram_speak import DeepgramSpeakEmulator
-from tests.emulators.spoken import check_tones
 from worker.voices.deepgram_aura import DeepgramAura
 
 from .conftest import KEY, Make

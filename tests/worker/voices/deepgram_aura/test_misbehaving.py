@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.speak import DeepgramSpeakEmulator
 from natterjack.voice.events import UtteranceEvent
-from tests.emulators import tones
-from tests.emulators.deepgram_speak import DeepgramSpeakEmulator
 from tests.waiting import until
 from tests.worker.voice.player import Application, heard, playing
 

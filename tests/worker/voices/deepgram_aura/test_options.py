@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from natterjack.emulators.deepgram.speak_query import VOICES, parse
 from natterjack.plugin import PluginError, RequestRefused, VoiceStreamRequest
-from tests.emulators.deepgram_speak_query import VOICES, parse
 from worker.voices.deepgram_aura import DeepgramAura
 from worker.voices.deepgram_aura.options import query
 from worker.voices.deepgram_aura.settings import DeepgramSpeakSettings

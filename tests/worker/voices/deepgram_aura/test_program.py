@@ -9,10 +9,10 @@ import pytest
 
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
+from natterjack.emulators import tones
+from natterjack.emulators.deepgram.speak import DeepgramSpeakEmulator
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
-from tests.emulators import tones
-from tests.emulators.deepgram_speak import DeepgramSpeakEmulator
 from tests.waiting import until
 from tests.worker.programs import WorkerProcess
 from tests.worker.voice.player import RATE, Application, heard, playing

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tests.emulators.deepgram_flux_speak import DeepgramFluxSpeakEmulator
+from natterjack.emulators.deepgram.flux_speak import DeepgramFluxSpeakEmulator
 from worker.voices.deepgram_flux_voice import DeepgramFluxVoice
 from worker.voices.deepgram_flux_voice.settings import DeepgramFluxVoiceSettings
 

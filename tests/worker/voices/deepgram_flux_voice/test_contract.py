@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from natterjack.emulators.deepgram.flux_speak import DeepgramFluxSpeakEmulator
+from natterjack.emulators.spoken import check_tones
 from natterjack.plugin.contract import VoiceContract
 from natterjack.plugin.voice import VoiceStreamRequest
-from tests.emulators.deepgram_flux_speak import DeepgramFluxSpeakEmulator
-from tests.emulators.spoken import check_tones
 from worker.voices.deepgram_flux_voice import DeepgramFluxVoice
 
 from .conftest import KEY, Make

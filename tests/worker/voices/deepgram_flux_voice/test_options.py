@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from natterjack.emulators.deepgram.flux_speak_query import parse
 from natterjack.plugin.errors import PluginError, RequestRefused
 from natterjack.plugin.voice import VoiceStreamRequest
-from tests.emulators.deepgram_flux_speak_query import parse
 from worker.voices.deepgram_flux_voice import DeepgramFluxVoice, options
 from worker.voices.deepgram_flux_voice.settings import DeepgramFluxVoiceSettings
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from natterjack.emulators.deepgram.flux_speak import DeepgramFluxSpeakEmulator
+from natterjack.emulators.spoken import tone_words
+from natterjack.emulators.tones import Decoder
 from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
@@ -25,9 +28,6 @@ from natterjack.plugin.voice import (
     VoiceStreamEvent,
     VoiceStreamRequest,
 )
-from tests.emulators.deepgram_flux_speak import DeepgramFluxSpeakEmulator
-from tests.emulators.spoken import tone_words
-from tests.emulators.tones import Decoder
 from tests.waiting import bound, until, within
 from worker.voices.deepgram_flux_voice import DeepgramFluxVoice
 

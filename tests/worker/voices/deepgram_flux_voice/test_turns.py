@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from natterjack.emulators.mutations import mutations
 from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
@@ -16,7 +17,6 @@ from natterjack.plugin.errors import (
 )
 from natterjack.plugin.provider import Notice
 from natterjack.plugin.voice import Interrupted, PhraseEnd, Speech, VoiceStreamEvent
-from tests.emulators.mutations import mutations
 from worker.providers import wire
 from worker.voices.deepgram_flux_voice import protocol
 from worker.voices.deepgram_flux_voice.clock import SessionClock

@@ -1,4 +1,4 @@
-"""Run an emulator: `python -m tests.emulators deepgram --port 0`."""
+"""Run an emulator: `python -m natterjack.emulators deepgram --port 0`."""
 
 from __future__ import annotations
 
@@ -8,34 +8,8 @@ import json
 import signal
 from typing import Any
 
-from .deepgram import DeepgramEmulator
-from .deepgram_flux import DeepgramFluxEmulator
-from .deepgram_flux_speak import DeepgramFluxSpeakEmulator
-from .deepgram_rest import DeepgramRestEmulator
-from .deepgram_speak import DeepgramSpeakEmulator
-from .managed import ManagedEmulator
+from .catalog import EMULATORS, load
 from .server import Emulator
-from .speechmatics import SpeechmaticsEmulator
-from .speechmatics_agent import SpeechmaticsAgentEmulator
-from .vosk import VoskEmulator
-
-_ALL: list[type[Emulator]] = [
-    DeepgramEmulator,
-    DeepgramFluxEmulator,
-    DeepgramFluxSpeakEmulator,
-    DeepgramRestEmulator,
-    ManagedEmulator,
-    SpeechmaticsEmulator,
-    SpeechmaticsAgentEmulator,
-    VoskEmulator,
-]
-_VOICES: list[type[Emulator]] = [
-    DeepgramSpeakEmulator,
-]
-EMULATORS = {emulator.name: emulator for emulator in _ALL}
-"""Emulators of providers that transcribe, by name."""
-VOICES = {emulator.name: emulator for emulator in _VOICES}
-"""Emulators of voices, by name."""
 
 
 async def serve(emulator: Emulator) -> None:
@@ -50,8 +24,8 @@ async def serve(emulator: Emulator) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.emulators", description=__doc__)
-    parser.add_argument("provider", choices=sorted({**EMULATORS, **VOICES}))
+    parser = argparse.ArgumentParser(prog="python -m natterjack.emulators", description=__doc__)
+    parser.add_argument("provider", choices=sorted(EMULATORS))
     parser.add_argument("--port", type=int, default=0, help="0 for a free port (default)")
     parser.add_argument("--control-port", type=int, default=0, help="0 for a free port (default)")
     parser.add_argument("--api-key", help="the only key to accept (default: any key)")
@@ -69,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     faults: dict[str, Any] = {"latency_seconds": arguments.latency_seconds, **arguments.faults}
     if arguments.pace is not None:
         faults["pace"] = arguments.pace
-    emulator = {**EMULATORS, **VOICES}[arguments.provider](
+    emulator = load(arguments.provider)(
         port=arguments.port,
         control_port=arguments.control_port,
         api_key=arguments.api_key,

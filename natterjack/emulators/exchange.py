@@ -126,8 +126,8 @@ class HttpEmulator(Emulator):
         faults = cast(HttpFaults, self.faults)
         if faults.never_answers and self.hits(exchange):
             entry.fault = "never_answers"
-            while cast(HttpFaults, self.faults).never_answers and not exchange.gone:
-                await asyncio.sleep(0.02)  # polling interval; waits for the switch
+            while cast(HttpFaults, self.faults).never_answers and not exchange.gone:  # noqa: ASYNC110 - a switch
+                await asyncio.sleep(0.02)
         await asyncio.sleep(faults.latency_seconds)
         if faults.error_status is not None and self.hits(exchange):
             entry.fault = "error_status"

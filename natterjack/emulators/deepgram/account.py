@@ -1,7 +1,7 @@
 """Emulator of a Deepgram account: projects, and balances that emulated streams consume.
 
 Follows the vendor's documentation ("List Projects", "Get Project", "Get Project Balances", "Get
-Project Balance", "Roles", "Errors") and the shapes of specs/deepgram-openapi.yml. Undocumented
+Project Balance", "Roles", "Errors") and the shapes of deepgram-openapi.yml. Undocumented
 behavior is marked "our choice".
 """
 
@@ -15,10 +15,10 @@ from typing import Any, Final, Literal, NoReturn, cast
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from .deepgram_query import check_auth, refuse
-from .faults import ConnectionLog, Faults
-from .server import Emulator
-from .session import Refusal
+from ..faults import ConnectionLog, Faults
+from ..server import Emulator
+from ..session import Refusal
+from .query import check_auth, refuse
 
 Role = Literal["owner", "admin", "member"]
 _MAY_READ_BALANCES: Final[tuple[Role, ...]] = ("owner", "admin")  # "Roles": billing:read

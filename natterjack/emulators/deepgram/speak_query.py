@@ -12,7 +12,7 @@ from typing import Final
 
 from natterjack.audio import Encoding
 
-from .deepgram_query import bad, boolean, malformed, one
+from .query import bad, boolean, malformed, one
 
 _FIRST: Final = "angus arcas asteria athena helios hera luna orion orpheus perseus stella zeus"
 _SECOND: Final = {

@@ -1,7 +1,7 @@
 """Emulator of Deepgram's `/v2/listen` (Flux): turn-based speech-to-text for tone words.
 
 Follows the vendor's documentation ("Flux quickstart", "Flux state machine", "Configure", "Force End
-Turn", "Close Stream", "Errors") and the shapes of specs/deepgram-asyncapi.yml. Undocumented
+Turn", "Close Stream", "Errors") and the shapes of deepgram-asyncapi.yml. Undocumented
 behavior is marked "our choice".
 """
 
@@ -16,7 +16,10 @@ from pydantic import Field
 
 from natterjack.audio import BYTES_PER_SAMPLE, Encoding
 
-from .deepgram_flux_query import (
+from ..faults import GARBAGE, Faults
+from ..server import Emulator
+from ..session import Close, Elapsed, Outgoing, Refusal, Session
+from .flux_query import (
     MULTILINGUAL,
     Config,
     FluxListen,
@@ -25,11 +28,8 @@ from .deepgram_flux_query import (
     configured,
     parse,
 )
-from .deepgram_flux_turns import Turns
-from .deepgram_query import ERRORS, check_auth, refuse
-from .faults import GARBAGE, Faults
-from .server import Emulator
-from .session import Close, Elapsed, Outgoing, Refusal, Session
+from .flux_turns import Turns
+from .query import ERRORS, check_auth, refuse
 
 _STEP_SECONDS: Final = 0.02
 """Length of a processing step, short so that results do not depend on the frame size."""

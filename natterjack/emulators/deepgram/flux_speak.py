@@ -15,7 +15,12 @@ from pydantic import Field
 
 from natterjack.audio import BYTES_PER_SAMPLE
 
-from .deepgram_flux_speak_query import (
+from ..faults import GARBAGE, Faults
+from ..server import Emulator
+from ..session import Close, Elapsed, Outgoing, Refusal, Session
+from ..spoken import Playout, synthesize
+from ..tones import GAP_SECONDS, WORD_SECONDS
+from .flux_speak_query import (
     BadSpeed,
     FluxSpeak,
     Unparsable,
@@ -23,13 +28,8 @@ from .deepgram_flux_speak_query import (
     parse,
     parse_message,
 )
-from .deepgram_flux_speak_turns import BadControl, Plain, Turn, plain
-from .deepgram_query import ERRORS, check_auth, refuse
-from .faults import GARBAGE, Faults
-from .server import Emulator
-from .session import Close, Elapsed, Outgoing, Refusal, Session
-from .spoken import Playout, synthesize
-from .tones import GAP_SECONDS, WORD_SECONDS
+from .flux_speak_turns import BadControl, Plain, Turn, plain
+from .query import ERRORS, check_auth, refuse
 
 _MAX_MESSAGE_BYTES: Final = 2_000_000
 """Our choice: the size is not documented."""

@@ -19,11 +19,12 @@ from aiohttp import web
 
 from natterjack.audio import Encoding
 
-from .faults import GARBAGE, Faults
-from .server import Emulator
-from .session import Close, Elapsed, Outgoing, Refusal, Session
-from .speechmatics_engine import Engine
-from .speechmatics_faults import (
+from ..faults import GARBAGE, Faults
+from ..server import Emulator
+from ..session import Close, Elapsed, Outgoing, Refusal, Session
+from ..tones import Decoder, TimedWord
+from .engine import Engine
+from .faults import (
     IDLE_SECONDS,
     IDLE_WARNINGS,
     LIFELESS_SECONDS,
@@ -33,9 +34,8 @@ from .speechmatics_faults import (
     SpeechmaticsFaults,
     close_code,
 )
-from .speechmatics_spec import REALTIME, Specification
-from .speechmatics_start import judge
-from .tones import Decoder, TimedWord
+from .spec import REALTIME, Specification
+from .start import judge
 
 _STEP_SECONDS: Final = 0.02
 """Length of a processing step, short so that results do not depend on the frame size."""

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn, cast
 
 from natterjack.audio import Encoding
 
-from .deepgram_query import bad, boolean, malformed, one, refuse
+from .query import bad, boolean, malformed, one, refuse
 
 MODELS: Final = ("flux-alexis-en", "flux-haley-en", "flux-kit-en")
 SAMPLE_RATES: Final[Mapping[str, tuple[int, ...]]] = {

@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 from aiohttp import web
 
-from .session import Refusal
+from ..session import Refusal
 
 ENCODINGS: Final = (
     "linear16",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .speechmatics_spec import Specification
+from .spec import Specification
 
 LANGUAGES: Final = frozenset(
     ("ar", "cmn", "cmn_en", "de", "en", "es", "fr", "it", "ja", "multi", "nl", "pl", "pt", "yue")

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Final, Literal, cast
 from aiohttp import web
 from pydantic import Field
 
-from .deepgram_channel import Channel
-from .deepgram_query import Listen
+from .deepgram.channel import Channel
+from .deepgram.query import Listen
 from .faults import GARBAGE, Faults
 from .server import Emulator
 from .session import Close, Outgoing, Session

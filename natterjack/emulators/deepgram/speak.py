@@ -1,7 +1,7 @@
 """Emulator of Deepgram's `/v1/speak`: streaming text-to-speech in tone words.
 
 Follows the vendor's documentation ("Streaming text to speech", "Flush", "Clear", "Close", "Text
-chunking", "Limits", "Troubleshooting WebSocket") and the shapes of specs/deepgram-asyncapi.yml.
+chunking", "Limits", "Troubleshooting WebSocket") and the shapes of deepgram-asyncapi.yml.
 Undocumented behavior is marked "our choice"; where the documentation contradicts itself, there is
 a switch.
 """
@@ -16,13 +16,13 @@ from typing import Any, ClassVar, Final, Literal, cast
 from aiohttp import web
 from pydantic import Field
 
-from .deepgram_query import ERRORS, check_auth, refuse
-from .deepgram_speak_query import Speak, parse
-from .faults import GARBAGE, Faults
-from .server import Emulator
-from .session import Close, Elapsed, Outgoing, Refusal, Session
-from .spoken import Playout, sentences, synthesize
-from .tones import GAP_SECONDS, WORD_SECONDS
+from ..faults import GARBAGE, Faults
+from ..server import Emulator
+from ..session import Close, Elapsed, Outgoing, Refusal, Session
+from ..spoken import Playout, sentences, synthesize
+from ..tones import GAP_SECONDS, WORD_SECONDS
+from .query import ERRORS, check_auth, refuse
+from .speak_query import Speak, parse
 
 _MAX_MESSAGE_BYTES: Final = 2_000_000
 _MAX_TEXT_CHARACTERS: Final = 2000

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import jsonschema
 
-from .specification import load_specification
+from ..specification import load_specification
 
 _SPECS: Final = Path(__file__).parent / "specs"
 

@@ -2,7 +2,7 @@
 
 Follows the vendor's documentation ("Live audio", "Interim results", "Endpointing", "Utterance
 end", "Speech started", "Keep alive", "Finalize", "Close stream", "Configure") and the shapes of
-specs/deepgram-asyncapi.yml. Undocumented behavior is marked "our choice".
+deepgram-asyncapi.yml. Undocumented behavior is marked "our choice".
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pydantic import Field
 
 from natterjack.audio import BYTES_PER_SAMPLE, Encoding
 
-from . import pcm
-from .deepgram_account import AccountEmulator, AccountFaults
-from .deepgram_channel import Channel
-from .deepgram_query import ERRORS, KEYTERM_TOKENS, Listen, check_auth, count_tokens, parse, refuse
-from .faults import GARBAGE, Faults
-from .session import Close, Outgoing, Refusal, Session
+from .. import pcm
+from ..faults import GARBAGE, Faults
+from ..session import Close, Outgoing, Refusal, Session
+from .account import AccountEmulator, AccountFaults
+from .channel import Channel
+from .query import ERRORS, KEYTERM_TOKENS, Listen, check_auth, count_tokens, parse, refuse
 
 _STEP_SECONDS: Final = 0.02
 """Length of a processing step, short so that results do not depend on the frame size."""

@@ -6,7 +6,7 @@ import re
 import uuid
 from typing import Any, Final, NamedTuple
 
-from .spoken import places, sentences
+from ..spoken import places, sentences
 
 _MARKUP: Final = re.compile(
     r"</?(?:speak|break|prosody|emphasis|say-as|phoneme|sub|voice|amazon:\w+|mstts:\w+)\b[^>]*>"

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from natterjack.audio import Encoding
 
-from .deepgram_query import Listen
-from .tones import Decoder, TimedWord
+from ..tones import Decoder, TimedWord
+from .query import Listen
 
 _INTERIM_SECONDS: Final = 1.0
 _LONGEST_SECONDS: Final = 4.3

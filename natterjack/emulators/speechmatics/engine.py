@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from natterjack.audio import Encoding
 
-from .tones import Decoder, TimedWord
+from ..tones import Decoder, TimedWord
 
 _PARTIAL_SECONDS: Final = 0.3
 _SILENCE_SECONDS: Final = 3.0

@@ -20,32 +20,18 @@ import socket
 from abc import ABC, abstractmethod
 from collections import Counter
 from types import TracebackType
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 from aiohttp import web
 from pydantic import ValidationError
 
-from ..ports import free_port
-from .connection import Connection
+from .connection import Connection, Live
 from .faults import ConnectionLog, Faults
 from .session import Refusal, Session
 
 HOST = "127.0.0.1"
 _RECEIVE_BUFFER_BYTES = 16 * 1024
 """Small, so that a client soon notices backpressure."""
-
-
-class Live(Protocol):
-    """An open connection or a request in progress."""
-
-    ticket: bool
-    """Whether `Faults.connections` has counted it."""
-
-    def drop(self, fault: str) -> None:
-        """Abort the TCP connection."""
-
-    def switch(self, faults: Faults) -> None:
-        """Apply changed switches."""
 
 
 class Emulator(ABC):
@@ -112,8 +98,8 @@ class Emulator(ABC):
         app.router.add_post("/_emulator/drop", self._post_drop)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        self.control_port = await self._listen("control", self.control_port)
-        self.port = await self._listen("main", self.port or free_port())
+        self.control_port = await self._listen("control", _bound(self.control_port))
+        self.port = await self._listen("main", _bound(self.port))
         if self.faults.refuse:
             await self._refuse(True)
 
@@ -193,16 +179,14 @@ class Emulator(ABC):
             self._servers.pop("main").close()
             # A bound socket that does not listen reserves the port and refuses connections.
             self._reserved = _bound(self.port)
-            return
-        if self._reserved is not None:
-            self._reserved.close()
-            self._reserved = None
-        await self._listen("main", self.port)
+        elif self._reserved is not None:
+            reserved, self._reserved = self._reserved, None
+            await self._listen("main", reserved)
 
-    async def _listen(self, name: str, port: int) -> int:
+    async def _listen(self, name: str, listener: socket.socket) -> int:
+        """Serve on a bound socket, and return its port."""
         assert self._runner is not None
         assert self._runner.server is not None
-        listener = _bound(port)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         loop = asyncio.get_running_loop()
         self._servers[name] = await loop.create_server(self._runner.server, sock=listener)

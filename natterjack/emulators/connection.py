@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
+import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from aiohttp import WSMsgType, web
 
@@ -16,11 +16,33 @@ from .faults import ConnectionLog, Faults
 from .mutations import mutations
 from .session import Close, Elapsed, Outgoing, Session
 
-if TYPE_CHECKING:
-    from .server import Emulator
+_random = secrets.SystemRandom()
 
 _OTHERS = 0.03
 """Share of messages other than finals that are changed."""
+
+
+class Live(Protocol):
+    """An open connection or a request in progress."""
+
+    ticket: bool
+    """Whether `Faults.connections` has counted it."""
+
+    def drop(self, fault: str) -> None:
+        """Abort the TCP connection."""
+
+    def switch(self, faults: Faults) -> None:
+        """Apply changed switches."""
+
+
+class Owner(Protocol):
+    """The emulator of a connection, as far as the connection needs it."""
+
+    faults: Faults
+    receive_timeout_seconds: float
+
+    def hits(self, connection: Live) -> bool:
+        """Whether faults affect this connection. Call it only when a fault is due: it counts."""
 
 
 class Connection:
@@ -28,7 +50,7 @@ class Connection:
 
     def __init__(
         self,
-        emulator: Emulator,
+        emulator: Owner,
         session: Session,
         socket: web.WebSocketResponse,
         request: web.Request,
@@ -244,12 +266,12 @@ class Connection:
 
     async def _send_message(self, message: dict[str, Any], *, final: bool) -> None:
         """Send a message, possibly with a change in it: mostly in finals, which are rare."""
-        chosen = self._emulator.faults.mutated and (final or random.random() < _OTHERS)
+        chosen = self._emulator.faults.mutated and (final or _random.random() < _OTHERS)
         if not chosen or self._mutated or not self._emulator.hits(self):
             await self._socket.send_str(json.dumps(message))
             return
         self._mutated = True
-        what, changed = random.choice(list(mutations(message)))
+        what, changed = _random.choice(list(mutations(message)))
         self._entry.fault = "mutated"
         self._entry.mutation = f"{what} of {json.dumps(message)}"
         if isinstance(changed, bytes):

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from .faults import Faults
+from ..faults import Faults
 
 CLOSE_CODES: Final = {
     "invalid_message": 1003,

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from natterjack.audio import Encoding
 
-from .deepgram_flux_query import Config
-from .tones import Decoder, TimedWord
+from ..tones import Decoder, TimedWord
+from .flux_query import Config
 
 _STEP_SECONDS: Final = 0.25
 _SENTENCE_ENDS_SECONDS: Final = 0.25

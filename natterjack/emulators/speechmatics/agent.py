@@ -11,12 +11,12 @@ from typing import Any, ClassVar, cast
 
 from natterjack.audio import Encoding
 
-from .faults import Faults
-from .session import Outgoing
-from .speechmatics import AnyEngine, RecognitionSession, SpeechmaticsEmulator
-from .speechmatics_agent_engine import SegmentEngine
-from .speechmatics_faults import AgentFaults
-from .speechmatics_spec import AGENT, Specification
+from ..faults import Faults
+from ..session import Outgoing
+from .agent_engine import SegmentEngine
+from .faults import AgentFaults
+from .realtime import AnyEngine, RecognitionSession, SpeechmaticsEmulator
+from .spec import AGENT, Specification
 
 
 class AgentSession(RecognitionSession):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from .deepgram_query import KEYTERM_TOKENS, bad, boolean, count_tokens, malformed, one
+from .query import KEYTERM_TOKENS, bad, boolean, count_tokens, malformed, one
 
 ENCODINGS: Final = ("linear16", "linear32", "mulaw", "alaw", "opus", "ogg-opus")
 SAMPLE_RATES: Final = (8000, 16000, 24000, 44100, 48000)

@@ -1,7 +1,7 @@
 """Emulator of Deepgram's `POST /v1/listen`: transcribes recordings of tone words.
 
 Follows the vendor's documentation ("Pre-recorded audio", "Errors") and the shapes of
-specs/deepgram-openapi.yml. Credentials are checked first, then the query, then the body. Not
+deepgram-openapi.yml. Credentials are checked first, then the query, then the body. Not
 emulated: fetching a URL, callbacks, summaries, topics, intents and sentiments.
 """
 
@@ -22,8 +22,12 @@ from pydantic import Field
 
 from natterjack.audio import Encoding
 
-from . import pcm
-from .deepgram_query import (
+from .. import pcm
+from ..exchange import Answer, HttpEmulator, HttpFaults
+from ..faults import ConnectionLog, Faults
+from ..session import Refusal
+from ..tones import Decoder, TimedWord
+from .query import (
     ERRORS,
     KEYTERM_TOKENS,
     MODELS,
@@ -35,10 +39,6 @@ from .deepgram_query import (
     one,
     refuse,
 )
-from .exchange import Answer, HttpEmulator, HttpFaults
-from .faults import ConnectionLog, Faults
-from .session import Refusal
-from .tones import Decoder, TimedWord
 
 ENCODINGS: Final = ("linear16", "flac", "mulaw", "amr-nb", "amr-wb", "opus", "speex", "g729")
 _BOOLEANS: Final = (
