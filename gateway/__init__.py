@@ -1,0 +1,1 @@
+"""The gateway: clients of other protocols are edges and subscribers through it."""
