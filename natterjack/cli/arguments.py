@@ -28,14 +28,23 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def duration(text: str) -> timedelta | None:
+    """The duration that a text such as `90m` names, or None if it names none.
+
+    Raises: OverflowError if it is longer than a timedelta can be.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    return match and timedelta(**{_UNITS[match[2]]: float(match[1])})
+
+
 def parse_time(text: str, now: datetime) -> datetime:
     """Parse `2h`, `90m` (before `now`), or a date and time of ISO 8601; without a zone it is local.
     Raises UsageError."""
-    if (match := _DURATION.fullmatch(text.strip())) is not None:
-        try:
-            return now - timedelta(**{_UNITS[match[2]]: float(match[1])})
-        except OverflowError:
-            return datetime.min.replace(tzinfo=UTC)
+    try:
+        if (span := duration(text)) is not None:
+            return now - span
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
     try:
         return datetime.fromisoformat(text.strip()).astimezone()
     except (ValueError, OverflowError):

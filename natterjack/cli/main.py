@@ -19,7 +19,7 @@ from natterjack.process.variables import unknown_variables
 from natterjack.settings import MODELS, LogSettings, add_flags, load
 from natterjack.telemetry import log as logs
 
-from . import budget, erase, limits, plugins, say, sessions, streams, tail, users
+from . import budget, erase, keys, limits, plugins, say, sessions, streams, tail, users
 from .arguments import add_command, path
 from .conversations import control, export, transcribe
 from .webhook import command as webhook
@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     about = "list the installed providers and voices with their capabilities and settings"
     command = add_command(commands, "plugins", about)
     command.add_argument("--json", action="store_true", help="print JSON")
-    for subcommand in (webhook, budget, limits, sessions, streams, erase, users):
+    for subcommand in (webhook, budget, limits, sessions, streams, erase, users, keys):
         subcommand.add_to(commands)
     for command in commands.choices.values():
         add_flags(command, LogSettings)
@@ -169,6 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(plugins.show(as_json=flags.json))
         if flags.command == "users":
             sys.exit(users.run(flags))
+        if flags.command == "keys":
+            sys.exit(keys.run(flags))
 
         async def run() -> int:
             return await _start(flags)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
-import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import nkeys
 
 from natterjack.broker.roles import KINDS, ROLES, User
 from natterjack.errors import NatterjackError, UsageError
+from natterjack.process.files import locked, replace_text
 
 from .arguments import add_command, path
 from .users_config import EDGE_CONNECTIONS, durables, helm_values, server_config
@@ -132,11 +132,11 @@ def run(flags: argparse.Namespace) -> int:
             for name in ("role", "name", "tenant", "speaker", "control", "live", *_NEWER)
         }
         user = User(**fields, public_key=flags.public_key or "")
-        with _locked(directory):
+        with locked(directory):
             return _add(directory, _read(directory), user)
     if flags.action in ("remove", "rotate") and not (directory / _LIST).exists():
         raise NoSuchUser(f"there is no user {flags.user} in {directory}")
-    with _locked(directory):
+    with locked(directory):
         users = _read(directory)
         if flags.action == "remove":
             return _remove(directory, users, flags.user)
@@ -145,7 +145,9 @@ def run(flags: argparse.Namespace) -> int:
         if flags.edge_connections is not None:
             if flags.edge_connections < 1:
                 raise UsageError("--edge-connections must be 1 or more")
-            _put(directory / _LIMITS, json.dumps({"edge_connections": flags.edge_connections}))
+            replace_text(
+                directory / _LIMITS, json.dumps({"edge_connections": flags.edge_connections})
+            )
         _write(directory, users)
         connections = _edge_connections(directory)
     render = helm_values if flags.format == "helm" else server_config
@@ -258,23 +260,6 @@ def _read(directory: Path) -> list[User]:
         raise UsageError(f"{path} cannot be read: {error}") from None
 
 
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the directory for the block, so that no update is lost."""
-    with contextlib.ExitStack() as stack:
-        try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with contextlib.suppress(ImportError):  # not available on Windows
-                import fcntl
-
-                descriptor = os.open(directory, os.O_RDONLY)
-                stack.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UsageError(f"{directory} cannot be used: {error.strerror}") from None
-        yield
-
-
 def _edge_connections(directory: Path) -> int:
     path = directory / _LIMITS
     try:
@@ -292,19 +277,8 @@ def _write(directory: Path, users: Sequence[User]) -> None:
         for name in ("old_key", *_NEWER):
             if not entry[name]:
                 del entry[name]
-    _put(directory / _LIST, json.dumps(entries, indent=2) + "\n")
-    _put(directory / _CONFIG, configuration)
-
-
-def _put(path: Path, text: str) -> None:
-    """Replace a file atomically."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    replace_text(directory / _LIST, json.dumps(entries, indent=2) + "\n")
+    replace_text(directory / _CONFIG, configuration)
 
 
 def _write_secret(path: Path, seed: bytes) -> None:
