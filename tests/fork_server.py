@@ -20,7 +20,9 @@ import socket
 import sys
 from typing import Any
 
-IMPORTED = ("worker.__main__", "edge_capture.__main__", "natterjack.cli.main", "uvloop")
+IMPORTED = (
+    "worker.__main__", "edge_capture.__main__", "gateway.__main__", "natterjack.cli.main", "uvloop"
+)  # fmt: skip
 
 
 def serve(address: str) -> tuple[str, list[str]]:

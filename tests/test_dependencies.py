@@ -174,7 +174,16 @@ def test_private_names_of_others_are_used_only_where_a_reason_is_given() -> None
     `client`."""
     ours: set[str] = set()
     used: set[tuple[str, str, str]] = set()
-    for folder in ("natterjack", "worker", "edge_capture", "bench", "tests", "deploy", "docs"):
+    for folder in (
+        "natterjack",
+        "worker",
+        "edge_capture",
+        "gateway",
+        "bench",
+        "tests",
+        "deploy",
+        "docs",
+    ):
         for path in (ROOT / folder).rglob("*.py"):
             nodes = nodes_of(path)
             ours.update(definitions(nodes))

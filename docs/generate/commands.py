@@ -13,6 +13,7 @@ _PARSERS = {
     "natterjack": "natterjack.cli.main:parser",
     "natterjack-worker": "worker.__main__:parser",
     "natterjack-edge": "edge_capture.parser:make_parser",
+    "natterjack-gateway": "gateway.__main__:parser",
 }
 """The function that makes the parser of each program."""
 

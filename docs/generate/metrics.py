@@ -1,4 +1,5 @@
-"""docs/reference/metrics.md: every metric of a worker and of a webhook, from their registries."""
+"""docs/reference/metrics.md: every metric of a worker, a webhook and a gateway, from their
+registries."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
+from gateway.metrics import GatewayMetrics
 from natterjack.webhook.metrics import WebhookMetrics
 from worker.metrics import Metrics
 
@@ -31,10 +33,14 @@ LABELS = {
     "unusable), `unreadable` (no provider could transcribe it). Of bad chunks: `headers`, `size`, "
     "`position`. Of attempts of a webhook: `status` (of the answer), `redirect`, `timeout`, "
     "`connection`, `tls`, `address` (one that is refused), `disabled` (410 Gone)",
+    "door": "path of a gateway's door, such as `/v1/listen`",
     "name": "name of a webhook's durable consumer, `WEBHOOK_NAME`",
     "code": "the provider's name of the message; `malformed`: it could not be decoded",
-    "reason": "`authorization`, `expired` (credentials or client certificate), `tls`, `limit` (of "
-    "connections), `timeout`, `unreachable`, `other`",
+    "reason": "of failed attempts to connect to NATS: `authorization`, `expired` (credentials or "
+    "client certificate), `tls`, `limit` (of connections), `timeout`, `unreachable`, `other`. Of "
+    "refused clients: `auth` (no valid key), `forbidden` (the key does not allow it), `full` (the "
+    "gateway is), `limit` (of the key), `budget` (of the tenant), `draining`, `request` (a value "
+    "that cannot be used)",
     "credential": "`creds`, `cert`, `ca`",
     "scope": "`session`: the session's `max_seconds`; `tenant`: the tenant's daily budget",
     "unit": "`seconds`, or an ISO 4217 currency such as `USD`",
@@ -71,8 +77,8 @@ class Metric(NamedTuple):
 
 @cache
 def metrics() -> tuple[Metric, ...]:
-    """All metrics of a worker, then those that only a webhook has, in the order of their
-    registration."""
+    """All metrics of a worker, then those that only a webhook or a gateway has, in the order of
+    their registration."""
     found: dict[str, Metric] = {}
     for collector in collectors():
         for family in collector.collect():
@@ -86,8 +92,10 @@ def metrics() -> tuple[Metric, ...]:
 
 
 def collectors() -> list[Collector]:
-    """The collectors of both registries."""
-    registries = (Metrics(1).registry, WebhookMetrics("webhook").registry)
+    """The collectors of all registries."""
+    registries = (
+        Metrics(1).registry, WebhookMetrics("webhook").registry, GatewayMetrics().registry
+    )  # fmt: skip
     return [collector for one in registries for collector in one._collector_to_names]
 
 
@@ -113,9 +121,10 @@ def page() -> str:
                 "the metrics registries",
                 "Workers serve metrics in Prometheus' text format at `/metrics` on "
                 "`WORKER_HTTP_PORT` (9464), and `natterjack webhook` serves those named "
-                "`natterjack_webhook_...` on `WEBHOOK_HTTP_PORT` (9465). The dashboard is "
-                "`deploy/grafana/natterjack.json`, and `deploy/prometheus/` has the rules of the "
-                "[alerts](alerts.md).\n\n"
+                "`natterjack_webhook_...` on `WEBHOOK_HTTP_PORT` (9465), `natterjack-gateway` "
+                "those named `natterjack_gateway_...` on `GATEWAY_HTTP_PORT` (8080). The dashboard "
+                "is `deploy/grafana/natterjack.json`, and `deploy/prometheus/` has the rules of "
+                "the [alerts](alerts.md).\n\n"
                 "Metrics named `audio_..._seconds` count seconds of audio. Counters start at zero "
                 "with the process. No label has a session or a speaker. The first "
                 "`WORKER_METRICS_TENANTS` tenants have labels of their own; all others share "

@@ -17,8 +17,15 @@ from natterjack.settings import variable
 from .commands import commands, settings_flags
 from .markdown import cell, code, heading, paragraphs, table
 
-PACKAGES = ("worker", "edge_capture", "natterjack")
-_ORDER = ("worker.settings", "edge_capture.", "natterjack.", "worker.providers.", "worker.voices.")
+PACKAGES = ("worker", "edge_capture", "gateway", "natterjack")
+_ORDER = (
+    "worker.settings",
+    "edge_capture.",
+    "gateway.",
+    "natterjack.",
+    "worker.providers.",
+    "worker.voices.",
+)
 
 
 @cache

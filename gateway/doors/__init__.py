@@ -1,0 +1,1 @@
+"""Doors: each lets in the clients of one protocol."""

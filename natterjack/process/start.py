@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from importlib import import_module
 
 _INTERRUPTED = 128 + signal.SIGINT
-_OURS = ("natterjack", "worker", "edge_capture")
+_OURS = ("natterjack", "worker", "edge_capture", "gateway")
 
 
 def run_program(program: str, module: str, extra: str | None = None) -> int:

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings
 
 from natterjack.settings import variables
 
-_OURS = ("EDGE_", "WORKER_", "NATTERJACK_")
+_OURS = ("EDGE_", "WORKER_", "GATEWAY_", "NATTERJACK_")
 """Prefixes that belong to natterjack alone. Others, such as NATS_, have variables of other programs
 too, so only those are reported that resemble a setting."""
 _LIKENESS = 0.65

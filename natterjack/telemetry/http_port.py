@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -27,7 +28,12 @@ class HttpPort:
         """Start to listen. Raises UsageError if the port is in use."""
         app = web.Application()
         app.add_routes(routes)
-        self._runner = web.AppRunner(app, access_log=None)
+        await self.serve(app)
+
+    async def serve(self, app: web.Application, **limits: Any) -> None:
+        """Start to listen with an application; `limits` are those of aiohttp's server. Raises
+        UsageError if the port is in use."""
+        self._runner = web.AppRunner(app, access_log=None, **limits)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self.port)
         try:

@@ -124,7 +124,7 @@ def problem(words: list[str]) -> str | None:
     program, *arguments = words
     if program == "python":
         if arguments[:1] == ["-m"] and (arguments[1:2] or [""])[0].partition(".")[0] in {
-            "tests", "bench", "docs", "deploy", "natterjack", "worker", "edge_capture",
+            "tests", "bench", "docs", "deploy", "natterjack", "worker", "edge_capture", "gateway",
         }:  # fmt: skip
             return _run(arguments[1], arguments[2:])
         return None

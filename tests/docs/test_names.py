@@ -16,7 +16,7 @@ from natterjack.settings import variables
 from .pages import files, name, prose
 
 ARCHITECTURE = ROOT / "docs" / "explanation" / "architecture.md"
-_PROGRAMS = ("natterjack", "worker", "edge_capture")
+_PROGRAMS = ("natterjack", "worker", "edge_capture", "gateway")
 _OTHERS = {
     "Audio-Seq", "Audio-Pos", "Nats-Msg-Id", "Nats-Expected-Last-Subject-Sequence",
     "stt.audio.<key>", "STT_AUDIO", "TTS_TEXT", "tts.audio.<key>", "tts.played.<key>",

@@ -1,0 +1,67 @@
+"""The HTTP application of the gateway: its doors, probes and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from natterjack.errors import UsageError
+from natterjack.telemetry.http_port import HttpPort, alive, readiness, scrape
+
+from .gateway import Gateway as Gateway
+from .settings import GatewaySettings
+
+_MAX_LINE_BYTES = 64 * 1024
+"""The longest request line: 500 terms may be in the query of a door."""
+_MAX_FIELD_BYTES = 16 * 1024
+
+ROUTES: tuple[Callable[[web.Application, Gateway], None], ...] = ()
+"""The function `add_routes` of each door, of the interface for programs, and of the pages."""
+
+
+def application(gateway: Gateway) -> web.Application:
+    """Make the application."""
+
+    async def readyz(request: web.Request) -> web.Response:
+        return readiness(gateway.problem)
+
+    async def metrics(request: web.Request) -> web.Response:
+        return scrape(gateway.metrics.registry)
+
+    app = web.Application(client_max_size=gateway.settings.max_message_bytes)
+    app.add_routes(
+        [
+            # A restart because of the broker would cure nothing and close every connection.
+            web.get("/startupz", alive),
+            web.get("/livez", alive),
+            web.get("/healthz", alive),
+            web.get("/readyz", readyz),
+            web.get("/metrics", metrics),
+        ]
+    )
+    for add_routes in ROUTES:
+        add_routes(app, gateway)
+    return app
+
+
+def check_exposure(settings: GatewaySettings) -> None:
+    """Raises UsageError if other machines could connect without a key."""
+    if settings.local or settings.keys_file is not None or settings.insecure:
+        return
+    raise UsageError(
+        f"GATEWAY_HTTP_HOST={settings.http_host} lets other machines connect, and no client needs "
+        "a key: set GATEWAY_KEYS_FILE, or GATEWAY_INSECURE=true if something in front of the "
+        "gateway checks its clients"
+    )
+
+
+async def serve(gateway: Gateway) -> HttpPort:
+    """Listen. Raises UsageError if the port is in use, or must not be open to other machines."""
+    settings = gateway.settings
+    check_exposure(settings)
+    port = HttpPort(settings.http_host, settings.http_port, "GATEWAY_HTTP_PORT")
+    await port.serve(
+        application(gateway), max_line_size=_MAX_LINE_BYTES, max_field_size=_MAX_FIELD_BYTES
+    )
+    return port

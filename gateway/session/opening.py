@@ -1,0 +1,115 @@
+"""What a door asks for when it opens a session, and the request that is made of it. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Protocol
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from natterjack.audio import AudioFormat, Encoding
+from natterjack.broker.streams import MAX_SPEC_BYTES
+from natterjack.errors import UsageError, first_problem
+from natterjack.spec import SessionSpec
+from natterjack.subjects import SessionKey
+
+_HEADROOM_BYTES = 4 * 1024
+"""The stream's limit of a request includes its headers."""
+_DIGEST_CHARACTERS = 20
+_MAX_SPEAKER = 64 - _DIGEST_CHARACTERS - 10
+
+
+class Granted(Protocol):
+    """The part of a client's grant that its sessions depend on."""
+
+    @property
+    def key_id(self) -> str:
+        """What tells the client's key from others; it is no secret."""
+
+    @property
+    def tenant(self) -> str:
+        """The tenant of all its sessions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A session that a client wants."""
+
+    conversation: str | None = None
+    """Second token of the key; None for a new one."""
+    speaker: str = "speaker"
+    """Third token of the key."""
+    encoding: Encoding = "linear16"
+    """Encoding of what is passed to `ClientSession.send`."""
+    sample_rate: int = 16_000
+    """Frames per second."""
+    channels: int = 1
+    """Interleaved channels, which are mixed down. A session for each channel is up to the door."""
+    language: str | None = None
+    provider: str | Sequence[str] | None = None
+    """A provider, or several in order of preference; None leaves it to the worker."""
+    model: str | None = None
+    """Model of the provider; None for its default."""
+    keyterms: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the provider, which validates them."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    max_seconds: float | None = None
+    """Seconds of audio after which the session ends."""
+    interim_results: bool = True
+    """Whether the session yields interims."""
+    rejoin: str | None = None
+    """An ID that the client repeats when it connects again after its connection was lost."""
+
+    @property
+    def audio_format(self) -> AudioFormat:
+        return AudioFormat(self.encoding, self.sample_rate, self.channels)
+
+
+def client_digest(grant: Granted, rejoin: str) -> str:
+    """Token that stands for a client: its key and the ID that it repeats. The same on each gateway,
+    and not to be guessed from the ID alone by the holder of another key."""
+    text = f"{grant.tenant}\0{grant.key_id}\0{rejoin}"
+    return sha256(text.encode()).hexdigest()[:_DIGEST_CHARACTERS]
+
+
+def session_key(grant: Granted, opening: Opening) -> SessionKey:
+    """The key of a new session. Raises InvalidKey."""
+    if opening.rejoin is None:
+        conversation = opening.conversation or uuid4().hex
+        return SessionKey.checked(grant.tenant, conversation, opening.speaker)
+    digest = client_digest(grant, opening.rejoin)
+    conversation = opening.conversation or f"client-{digest}"
+    # One client may have several sessions at once under one ID.
+    speaker = f"{opening.speaker[:_MAX_SPEAKER]}-{digest}-{secrets.token_hex(4)}"
+    return SessionKey.checked(grant.tenant, conversation, speaker)
+
+
+def session_spec(key: SessionKey, opening: Opening) -> SessionSpec:
+    """The request of a new session. Raises UsageError, whose message names the field."""
+    provider = opening.provider
+    if provider is not None and not isinstance(provider, str):
+        provider = list(provider)
+    try:
+        spec = SessionSpec(
+            **key._asdict(),
+            **opening.audio_format._asdict(),
+            language=opening.language,
+            provider=provider,
+            model=opening.model,
+            keyterms=list(opening.keyterms),
+            options=dict(opening.options),
+            labels=dict(opening.labels),
+            max_seconds=opening.max_seconds,
+            successor=str(uuid4()),
+        )
+    except ValidationError as error:
+        raise UsageError(first_problem(error)) from None
+    size = len(spec.model_dump_json())
+    if size > MAX_SPEC_BYTES - _HEADROOM_BYTES:
+        raise UsageError(f"the request has {size} bytes: use fewer keyterms, options or labels")
+    return spec

@@ -1,0 +1,333 @@
+"""A client's session: its audio is published as an edge does, its events are read back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from edge_capture.chunks import Chunk
+from edge_capture.delivery.publisher import Publisher
+from edge_capture.succession import Stopped, Succession, Successor, Transcribed
+from natterjack.broker.connection import Broker
+from natterjack.broker.control import control_session
+from natterjack.control import ControlReply, ControlRequest
+from natterjack.decoding import UnknownEvent
+from natterjack.errors import BrokerError
+from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
+from natterjack.subjects import SessionKey
+from natterjack.telemetry.log import fields
+
+from ..errors import SessionEnded
+from ..metrics import GatewayMetrics
+from .clock import on_client_clock
+from .framing import Framer
+from .reader import EventReader
+
+log = logging.getLogger(__name__)
+
+SessionEvent = Event | UnknownEvent
+"""What a session yields."""
+_NS = 1_000_000_000
+_FOREVER_S = 3600.0
+_FINALIZE_S = 5.0
+"""How long `finalize` waits for the worker and its provider."""
+_ASK_S, _ASK_AGAIN_S = 2.0, 0.05
+_QUIET_S, _QUIET_WITHOUT_TEXT_S = 1.0, 0.3
+"""How long after a provider was asked to finalize no final means that there is nothing to make
+final: if an interim has shown text that is not final yet, and otherwise."""
+_TOLERANCE_S = 0.25
+"""How far before the position of `finalize` its last final may end."""
+
+
+class ClientSession:
+    """One client's session and its successors, on the client's clock.
+
+    One task sends, another iterates. Events come on while somebody iterates; until then they are in
+    the broker.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        publisher: Publisher,
+        reader: EventReader,
+        metrics: GatewayMetrics,
+        *,
+        chunk_ms: int,
+        interims: bool,
+    ) -> None:
+        self.spec = publisher.backlog.current
+        """The request of the current session."""
+        self.publisher = publisher
+        self._broker = broker
+        self._reader = reader
+        self._metrics = metrics
+        self._format = self.spec.audio_format
+        self._framer = Framer(self._format, chunk_ms)
+        self._interims = interims
+        self._succession = Succession(0, self.spec.sample_rate, live=True)
+        self._successor_at: float | None = None
+        self._successor_from = 0
+        self._sequence = -1
+        """The number of the last durable event of the current session that was yielded."""
+        self._segment = -1
+        self._epoch = 0
+        self._origin = 0
+        """Frames of the session before the client's first one."""
+        self._offered = 0
+        """Frames of the session that were offered to the publisher, the earlier ones included."""
+        self._final_seconds = 0.0
+        """End of the last final, on the session's clock."""
+        self._interim_seconds = 0.0
+        self._final = asyncio.Event()
+        """Set with each final."""
+        self._waits_since = 0.0
+        self.ending = False
+        """Whether no more audio follows."""
+        self.closing: StatusEvent | None = None
+        """The closing event of the last session, once nothing follows."""
+
+    # ---- what a door asks ------------------------------------------------------------------------
+
+    @property
+    def key(self) -> SessionKey:
+        """The session's key."""
+        return self.spec.key
+
+    @property
+    def id(self) -> str:
+        """The ID of the first session, which chunks have."""
+        return self.spec.audio_session_id
+
+    @property
+    def received_seconds(self) -> float:
+        """Audio that the client has sent on this connection."""
+        frames = self._offered - self._origin + self._framer.pending_frames
+        return frames / self._format.sample_rate
+
+    @property
+    def final_seconds(self) -> float:
+        """End of the last final that was yielded, on the client's clock."""
+        return max(0.0, self._final_seconds - self._origin / self._format.sample_rate)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing follows: the session and its successors have ended."""
+        return self.closing is not None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `send` returns at once."""
+        return not self.publisher.backlog.full
+
+    # ---- audio -----------------------------------------------------------------------------------
+
+    def feed(self, audio: bytes) -> None:
+        """Take audio without waiting. Raises SessionEnded."""
+        if self.closing is not None:
+            raise SessionEnded(self.closing.reason or self.closing.state)
+        if self.ending:
+            return
+        self._metrics.audio_seconds.inc(len(audio) / self._format.frame_bytes / self._rate)
+        for payload in self._framer.feed(audio):
+            self._offer(payload)
+
+    async def send(self, audio: bytes) -> None:
+        """Take audio, in the encoding and with the channels of the opening; wait while much of it
+        is not stored by the broker. Cancel-safe. Raises SessionEnded."""
+        self.feed(audio)
+        if not self.has_room:
+            await self.publisher.wait_for_room()
+
+    def flush(self, older_than_s: float = 0.0) -> None:
+        """Publish what waits for a whole chunk, if it has waited for so long."""
+        if not self._framer.pending_frames:
+            self._waits_since = 0.0
+        elif not older_than_s or (
+            self._waits_since and time.monotonic() - self._waits_since >= older_than_s
+        ):
+            for payload in self._framer.flush():
+                self._offer(payload)
+            self._waits_since = 0.0
+        elif not self._waits_since:
+            self._waits_since = time.monotonic()
+
+    async def finalize(self) -> bool:
+        """Make everything sent so far final. Return once its finals were yielded, or after 5 s;
+        somebody has to iterate. Returns whether all of it is final, as far as is known."""
+        self.flush()
+        target = self._offered / self._rate
+        if target <= self._final_seconds + 1e-6:
+            return True
+        try:
+            async with asyncio.timeout(_FINALIZE_S):
+                asked = await self._ask_to_finalize(target)
+                return asked and await self._await_final(target)
+        except TimeoutError:
+            return False
+
+    async def end(self) -> None:
+        """Say that no more audio follows. Events go on until the last one. Idempotent."""
+        if self.ending:
+            return
+        self.flush()
+        self.ending = True
+        self.publisher.offer(Chunk(self._offered, time.time_ns(), b"", True))
+
+    async def stop(self, reason: str) -> None:
+        """Ask the worker to end the session where its audio is now."""
+        await self.control(ControlRequest(command="stop", reason=reason[:200]))
+
+    async def abandon(self, reason: str = "the client is gone") -> None:
+        """End the session at once and send nothing more of it."""
+        self.ending = True
+        self.publisher.abandon()
+        try:
+            await self.stop(reason)
+        except BrokerError as error:
+            log.info("session not stopped: %s", error, extra=self._fields())
+
+    async def control(self, request: ControlRequest, timeout: float = _ASK_S) -> ControlReply:
+        """Send a control request to the session's worker. Raises NotHeld, BrokerError."""
+        return await control_session(self._broker, self.key, request, timeout=timeout)
+
+    # ---- events ----------------------------------------------------------------------------------
+
+    async def next(self, timeout: float = _FOREVER_S) -> SessionEvent | None:
+        """Return the next event, or None after `timeout` seconds, and at once when the session is
+        `over`. For one task. Cancel-safe."""
+        deadline = time.monotonic() + timeout
+        while self.closing is None:
+            now = time.monotonic()
+            if self._successor_at is not None and now >= self._successor_at:
+                self._open_successor()
+            until = min(deadline, self._successor_at or deadline)
+            event = await self._reader.next(max(0.0, until - now))
+            if event is not None and self._is_next(event):
+                return on_client_clock(event, self._origin / self._rate)
+            if event is None and time.monotonic() >= deadline:
+                return None
+        return None
+
+    async def __aiter__(self) -> AsyncIterator[SessionEvent]:
+        while not self.over:
+            event = await self.next()
+            if event is not None:
+                yield event
+
+    def _is_next(self, event: SessionEvent) -> bool:
+        """Take note of an event. Returns whether it is one to yield."""
+        if event.session_id != self.spec.session_id:
+            return False
+        if isinstance(event, InterimEvent):
+            if event.epoch < self._epoch or event.segment <= self._segment or not self._interims:
+                return False
+            self._interim_seconds = event.end
+            return True
+        if event.sequence is None or event.sequence <= self._sequence:
+            return False
+        self._sequence, self._epoch = event.sequence, event.epoch
+        if isinstance(event, FinalEvent):
+            self._segment = event.segment
+            self._final_seconds = max(self._final_seconds, event.end)
+            self._final.set()
+        elif isinstance(event, StatusEvent) and event.closing:
+            return self._ended(event)
+        return True
+
+    # ---- one session after another ---------------------------------------------------------------
+
+    def _ended(self, event: StatusEvent) -> bool:
+        """Do what follows the end of the current session. Returns whether it is the last one."""
+        step = self._succession.after(event, self.publisher.backlog.end_position)
+        if isinstance(step, Successor) and not self._exhausted(event):
+            self._successor_at = time.monotonic() + step.wait_s
+            self._successor_from = min(step.position, self._offered)
+            self.publisher.opening = True
+            return False
+        self.closing = event
+        self._final.set()
+        if not isinstance(step, Transcribed):
+            if isinstance(step, Stopped) or not self.publisher.finished.is_set():
+                self.publisher.abandon()
+            log.warning("session ended before its audio", extra=self._fields(reason=event.reason))
+        return True
+
+    @staticmethod
+    def _exhausted(event: StatusEvent) -> bool:
+        """Whether the tenant's budget has ended the session. It would end the next one, too."""
+        return event.reason == "budget" and not (event.detail or "").startswith("max_seconds")
+
+    def _open_successor(self) -> None:
+        """Open the session that transcribes the rest of the audio."""
+        ended, self._successor_at = self.spec, None
+        self.spec = ended.model_copy(
+            update={
+                "session_id": ended.successor or str(uuid4()),
+                "continues": ended.session_id,
+                "audio_of": ended.audio_session_id,
+                "start_position": self._successor_from,
+                "successor": str(uuid4()),
+                "opened_at": datetime.now(UTC),
+            }
+        )
+        self._sequence = self._segment = -1
+        self._epoch = 0
+        self.publisher.open(self.spec)
+        log.info(
+            "session continues in another one",
+            extra=self._fields(ended=ended.session_id, position=self._successor_from),
+        )
+
+    # ---- finalizing ------------------------------------------------------------------------------
+
+    async def _ask_to_finalize(self, target: float) -> bool:
+        """Ask until the provider has received everything up to `target` seconds. Returns False if
+        it cannot finalize."""
+        while not self.over:
+            try:
+                reply = await self.control(ControlRequest(command="finalize"))
+            except BrokerError:  # no worker has the session now
+                await asyncio.sleep(_ASK_AGAIN_S)
+                continue
+            if reply.ok and (reply.position or 0.0) + 1e-6 >= target:
+                return True
+            if not reply.ok and not reply.supports.finalize:
+                return False
+            if target <= self._final_seconds + 1e-6:
+                return True
+            await asyncio.sleep(_ASK_AGAIN_S)
+        return False
+
+    async def _await_final(self, target: float) -> bool:
+        """Return once the finals up to `target` seconds were yielded, or none has come for a while:
+        silence has no finals."""
+        while not self.over and self._final_seconds < target - _TOLERANCE_S:
+            self._final.clear()
+            text_is_open = self._interim_seconds > self._final_seconds
+            try:
+                async with asyncio.timeout(_QUIET_S if text_is_open else _QUIET_WITHOUT_TEXT_S):
+                    await self._final.wait()
+            except TimeoutError:
+                return not text_is_open
+        return True
+
+    # ---- parts -----------------------------------------------------------------------------------
+
+    @property
+    def _rate(self) -> int:
+        return self._format.sample_rate
+
+    def _offer(self, payload: bytes) -> None:
+        frames = self._format.frames(len(payload))
+        position = self._offered
+        self._offered += frames
+        time_ns = time.time_ns() - frames * _NS // self._rate
+        self.publisher.offer(Chunk(position, time_ns, payload, False))
+
+    def _fields(self, **values: object) -> dict[str, dict[str, object]]:
+        return fields(session=str(self.key), session_id=self.spec.session_id, **values)

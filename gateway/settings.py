@@ -1,0 +1,105 @@
+"""Settings of the gateway."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from natterjack.settings import FsPath, described
+from natterjack.subjects import TOKEN_PATTERN
+
+
+class GatewaySettings(BaseSettings):
+    """Settings of the gateway."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GATEWAY_", frozen=True, extra="ignore", allow_inf_nan=False
+    )
+
+    http_host: str = described("127.0.0.1", "address of the HTTP port, to which clients connect")
+    http_port: int = described(
+        8080, "port of all doors, pages, probes and metrics; 0 picks a free one", ge=0, le=65535
+    )
+    keys_file: FsPath | None = described(
+        None, "file with the keys of clients; if unset, no client needs a key"
+    )
+    insecure: bool = described(False, "listen beyond this machine although no client needs a key")
+    name: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
+        description="name in logs",
+    )
+    tenant: str = described(
+        "default", "tenant of clients while no keys are set", pattern=f"^{TOKEN_PATTERN}$"
+    )
+    max_connections: int = described(
+        1000, "maximum number of connections at once; further ones are refused", ge=1
+    )
+    max_message_bytes: int = described(
+        4 * 1024 * 1024, "maximum size of a message of a client, in bytes", ge=65_536
+    )
+    drain_seconds: float = described(
+        10,
+        "seconds that a connection may wait for its next final after SIGTERM, before it is closed",
+        ge=0,
+    )
+    finish_seconds: float = described(
+        60,
+        "seconds that a client which has sent its last audio may wait for the rest of its finals",
+        gt=0,
+    )
+    silence_seconds: float = described(
+        10, "seconds without audio or a message after which a connection is closed", gt=0
+    )
+    rejoin_seconds: float = described(
+        30,
+        "seconds for which a session whose connection was lost waits for its client to come back, "
+        "if the client has an ID that it repeats; then it ends",
+        ge=0,
+    )
+    slow_client_seconds: float = described(
+        10, "seconds after which a client that reads nothing is disconnected", gt=0
+    )
+    chunk_ms: int = described(
+        50,
+        "least length of a chunk in milliseconds; longer messages of clients are published as they "
+        "come",
+        ge=10,
+        le=1000,
+    )
+    window_chunks: int = described(
+        256,
+        "maximum number of chunks of a session that are published and not yet acknowledged; then "
+        "its client has to wait",
+        ge=1,
+        le=10_000,
+    )
+    burst_seconds: float = described(
+        600, "seconds of audio that a session may publish at once, without a rate limit", ge=0
+    )
+    catch_up_rate: float = described(
+        1.25,
+        "seconds of audio per second that a session may publish beyond GATEWAY_BURST_SECONDS: at "
+        "least 1, or 0 for no limit",
+        ge=0,
+    )
+
+    @field_validator("catch_up_rate")
+    @classmethod
+    def _catches_up(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError("live audio would never be published; use at least 1, or 0")
+        return value
+
+    @property
+    def local(self) -> bool:
+        """Whether only programs on this machine can connect."""
+        if self.http_host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.http_host).is_loopback
+        except ValueError:
+            return False
