@@ -23,6 +23,7 @@ from natterjack.settings import MODELS, BrokerSettings, LogSettings, add_flags, 
 from natterjack.telemetry import log as logs
 from natterjack.telemetry import tracing
 
+from .access import AccessSettings, Credits
 from .app import Gateway, serve
 from .session import Sessions
 from .settings import GatewaySettings
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         help="do not wait for NATS: exit with status 2 if it cannot be reached",
     )
     add_flags(parser, GatewaySettings)
+    add_flags(parser, AccessSettings)
     add_flags(parser, BrokerSettings, "nats-")
     add_flags(parser, LogSettings)
     return parser
@@ -71,9 +73,9 @@ async def _serve(flags: argparse.Namespace) -> None:
 
 async def _serve_until(stopping: asyncio.Event, flags: argparse.Namespace) -> None:
     settings, broker_settings = load(GatewaySettings, flags), load(BrokerSettings, flags)
-    for unknown in unknown_variables(os.environ, {GatewaySettings, *MODELS}):
+    for unknown in unknown_variables(os.environ, {GatewaySettings, AccessSettings, *MODELS}):
         log.warning("%s", unknown)
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, load(AccessSettings, flags))
     port = await serve(gateway)
     try:
         log.info("waiting for NATS", extra=logs.fields(http=port.address))
@@ -107,6 +109,8 @@ async def _run(gateway: Gateway, broker: Broker, stopping: asyncio.Event, addres
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     try:
+        gateway.credits = Credits(broker)
+        await gateway.credits.start()
         async with Sessions(broker, gateway.settings, gateway.metrics).running() as sessions:
             gateway.sessions = sessions
             log.info("gateway ready", extra=logs.fields(http=address))

@@ -6,11 +6,9 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from natterjack.errors import UsageError
 from natterjack.telemetry.http_port import HttpPort, alive, readiness, scrape
 
 from .gateway import Gateway as Gateway
-from .settings import GatewaySettings
 
 _MAX_LINE_BYTES = 64 * 1024
 """The longest request line: 500 terms may be in the query of a door."""
@@ -40,26 +38,16 @@ def application(gateway: Gateway) -> web.Application:
             web.get("/metrics", metrics),
         ]
     )
+    gateway.access.origins.add_to(app)
     for add_routes in ROUTES:
         add_routes(app, gateway)
     return app
 
 
-def check_exposure(settings: GatewaySettings) -> None:
-    """Raises UsageError if other machines could connect without a key."""
-    if settings.local or settings.keys_file is not None or settings.insecure:
-        return
-    raise UsageError(
-        f"GATEWAY_HTTP_HOST={settings.http_host} lets other machines connect, and no client needs "
-        "a key: set GATEWAY_KEYS_FILE, or GATEWAY_INSECURE=true if something in front of the "
-        "gateway checks its clients"
-    )
-
-
 async def serve(gateway: Gateway) -> HttpPort:
     """Listen. Raises UsageError if the port is in use, or must not be open to other machines."""
     settings = gateway.settings
-    check_exposure(settings)
+    gateway.access.settings.check_exposure(settings.http_host)
     port = HttpPort(settings.http_host, settings.http_port, "GATEWAY_HTTP_PORT")
     await port.serve(
         application(gateway), max_line_size=_MAX_LINE_BYTES, max_field_size=_MAX_FIELD_BYTES

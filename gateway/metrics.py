@@ -14,9 +14,6 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-REFUSALS = ("auth", "forbidden", "full", "limit", "budget", "draining", "request")
-"""Why a connection is refused."""
-
 
 class GatewayMetrics:
     """All metrics of one process. Their only labels are `door`, one of a few, and `reason`."""

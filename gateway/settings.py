@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from natterjack.settings import FsPath, described
-from natterjack.subjects import TOKEN_PATTERN
+from natterjack.settings import described
 
 
 class GatewaySettings(BaseSettings):
@@ -24,19 +22,9 @@ class GatewaySettings(BaseSettings):
     http_port: int = described(
         8080, "port of all doors, pages, probes and metrics; 0 picks a free one", ge=0, le=65535
     )
-    keys_file: FsPath | None = described(
-        None, "file with the keys of clients; if unset, no client needs a key"
-    )
-    insecure: bool = described(False, "listen beyond this machine although no client needs a key")
     name: str = Field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
         description="name in logs",
-    )
-    tenant: str = described(
-        "default", "tenant of clients while no keys are set", pattern=f"^{TOKEN_PATTERN}$"
-    )
-    max_connections: int = described(
-        1000, "maximum number of connections at once; further ones are refused", ge=1
     )
     max_message_bytes: int = described(
         4 * 1024 * 1024, "maximum size of a message of a client, in bytes", ge=65_536
@@ -93,13 +81,3 @@ class GatewaySettings(BaseSettings):
         if 0 < value < 1:
             raise ValueError("live audio would never be published; use at least 1, or 0")
         return value
-
-    @property
-    def local(self) -> bool:
-        """Whether only programs on this machine can connect."""
-        if self.http_host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.http_host).is_loopback
-        except ValueError:
-            return False

@@ -33,14 +33,15 @@ LABELS = {
     "unusable), `unreadable` (no provider could transcribe it). Of bad chunks: `headers`, `size`, "
     "`position`. Of attempts of a webhook: `status` (of the answer), `redirect`, `timeout`, "
     "`connection`, `tls`, `address` (one that is refused), `disabled` (410 Gone)",
-    "door": "path of a gateway's door, such as `/v1/listen`",
+    "door": "door of a gateway: `deepgram`, `speechmatics`, `managed`, `twilio`, `openai`, `api`",
     "name": "name of a webhook's durable consumer, `WEBHOOK_NAME`",
     "code": "the provider's name of the message; `malformed`: it could not be decoded",
     "reason": "of failed attempts to connect to NATS: `authorization`, `expired` (credentials or "
     "client certificate), `tls`, `limit` (of connections), `timeout`, `unreachable`, `other`. Of "
-    "refused clients: `auth` (no valid key), `forbidden` (the key does not allow it), `full` (the "
-    "gateway is), `limit` (of the key), `budget` (of the tenant), `draining`, `request` (a value "
-    "that cannot be used)",
+    "refused clients: `missing`, `wrong`, `expired` (key or token), `door`, `conversation` (which "
+    "the key does not allow), `origin` (of a web page), `full` (the gateway, or the key), `budget` "
+    "(of the tenant), `rate` (refused too often), `draining`, `request` (a value that cannot be "
+    "used)",
     "credential": "`creds`, `cert`, `ca`",
     "scope": "`session`: the session's `max_seconds`; `tenant`: the tenant's daily budget",
     "unit": "`seconds`, or an ISO 4217 currency such as `USD`",

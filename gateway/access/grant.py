@@ -118,14 +118,14 @@ class Grant:
             )
         return conversation
 
-    def conversation_for(self, wanted: str | None = None) -> str:
+    def conversation_for(self, wanted: str | None = None, unique: str | None = None) -> str:
         """The conversation of a new session: the `wanted` one, else the only one of this grant,
-        else a new one that its patterns allow. Raises Refused."""
+        else one that its patterns allow, which `unique` tells from others. Raises Refused."""
         if wanted is not None:
             return self.check_conversation(wanted)
         if self.conversation is not None:
             return self.check_conversation(self.conversation)
-        unique = uuid4().hex[:16]
+        unique = unique or uuid4().hex
         for pattern in self.conversations:
             name = pattern.replace("*", unique, 1).replace("*", "")
             if len(name) <= 64:

@@ -1,7 +1,7 @@
 """Sessions of clients: opened and published as an edge does, read as a subscriber does."""
 
-from .opening import Granted, Opening
+from .opening import Opening
 from .session import ClientSession, SessionEvent
 from .sessions import Sessions
 
-__all__ = ["ClientSession", "Granted", "Opening", "SessionEvent", "Sessions"]
+__all__ = ["ClientSession", "Opening", "SessionEvent", "Sessions"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -17,22 +17,12 @@ from natterjack.errors import UsageError, first_problem
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 
+from ..access import Grant
+
 _HEADROOM_BYTES = 4 * 1024
 """The stream's limit of a request includes its headers."""
 _DIGEST_CHARACTERS = 20
 _MAX_SPEAKER = 64 - _DIGEST_CHARACTERS - 10
-
-
-class Granted(Protocol):
-    """The part of a client's grant that its sessions depend on."""
-
-    @property
-    def key_id(self) -> str:
-        """What tells the client's key from others; it is no secret."""
-
-    @property
-    def tenant(self) -> str:
-        """The tenant of all its sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +60,40 @@ class Opening:
         return AudioFormat(self.encoding, self.sample_rate, self.channels)
 
 
-def client_digest(grant: Granted, rejoin: str) -> str:
+def client_digest(grant: Grant, rejoin: str) -> str:
     """Token that stands for a client: its key and the ID that it repeats. The same on each gateway,
     and not to be guessed from the ID alone by the holder of another key."""
     text = f"{grant.tenant}\0{grant.key_id}\0{rejoin}"
     return sha256(text.encode()).hexdigest()[:_DIGEST_CHARACTERS]
 
 
-def session_key(grant: Granted, opening: Opening) -> SessionKey:
-    """The key of a new session. Raises InvalidKey."""
+def session_key(grant: Grant, opening: Opening) -> SessionKey:
+    """The key of a new session. Raises InvalidKey, and Refused for a conversation that the grant
+    does not allow."""
     if opening.rejoin is None:
-        conversation = opening.conversation or uuid4().hex
+        conversation = grant.conversation_for(opening.conversation)
         return SessionKey.checked(grant.tenant, conversation, opening.speaker)
     digest = client_digest(grant, opening.rejoin)
-    conversation = opening.conversation or f"client-{digest}"
+    conversation = grant.conversation_for(opening.conversation, unique=f"client-{digest}")
     # One client may have several sessions at once under one ID.
     speaker = f"{opening.speaker[:_MAX_SPEAKER]}-{digest}-{secrets.token_hex(4)}"
     return SessionKey.checked(grant.tenant, conversation, speaker)
+
+
+def with_grant(grant: Grant, opening: Opening) -> Opening:
+    """The session that a client gets, from what it wants and what its key says: the key decides on
+    providers, labels and limits; its model, language and options are for clients that name none."""
+    limits = [n for n in (opening.max_seconds, grant.max_session_seconds) if n is not None]
+    return replace(
+        opening,
+        provider=grant.provider or opening.provider,
+        model=opening.model or grant.model,
+        language=opening.language or grant.language,
+        keyterms=tuple(dict.fromkeys((*opening.keyterms, *grant.keyterms))),
+        options={**grant.options, **opening.options},
+        labels={**opening.labels, **grant.labels},
+        max_seconds=min(limits, default=None),
+    )
 
 
 def session_spec(key: SessionKey, opening: Opening) -> SessionSpec:

@@ -259,8 +259,9 @@ class ClientSession:
 
     @staticmethod
     def _exhausted(event: StatusEvent) -> bool:
-        """Whether the tenant's budget has ended the session. It would end the next one, too."""
-        return event.reason == "budget" and not (event.detail or "").startswith("max_seconds")
+        """Whether a budget has ended the session: the tenant's, which would end the next one, too,
+        or its own limit, beyond which it has no successor."""
+        return event.reason == "budget"
 
     def _open_successor(self) -> None:
         """Open the session that transcribes the rest of the audio."""

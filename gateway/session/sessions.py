@@ -15,11 +15,12 @@ from natterjack.broker.stored import StreamStore
 from natterjack.process.run import end_tasks
 from natterjack.telemetry.log import fields
 
+from ..access import Grant
 from ..errors import Draining
 from ..metrics import GatewayMetrics
 from ..settings import GatewaySettings
 from .backlog import ClientBacklog
-from .opening import Granted, Opening, session_key, session_spec
+from .opening import Opening, session_key, session_spec, with_grant
 from .reader import EventReader
 from .session import ClientSession
 
@@ -60,17 +61,18 @@ class Sessions:
                 await end_tasks([sweeping, *self._publishing.values()])
                 self._tasks = None
 
-    async def open(self, grant: Granted, opening: Opening) -> ClientSession:
+    async def open(self, grant: Grant, opening: Opening) -> ClientSession:
         """Open a session. It does not wait for the broker: audio may be sent at once.
 
         `close` it when the client is gone. Raises: UsageError for a value that no session can have
-        (InvalidKey for its key); Draining.
+        (InvalidKey for its key); Refused for a conversation that the grant does not allow;
+        Draining.
         """
         if self.draining or self._tasks is None:
             raise Draining
         settings = self._settings
         key = session_key(grant, opening)
-        spec = session_spec(key, opening)
+        spec = session_spec(key, with_grant(grant, opening))
         publisher = Publisher(
             ClientBacklog(spec, max_seconds=_BUFFER_SECONDS),
             window_chunks=settings.window_chunks,
