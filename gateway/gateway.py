@@ -7,13 +7,10 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from aiohttp import web
-
 from natterjack.broker.connection import Broker
 from natterjack.broker.login.attempts import Attempts
-from natterjack.fleet.keys import Door
 
-from .access import Access, AccessSettings, Credits, Grant, Reason, Refused, secret_of
+from .access import Access, AccessSettings, Credits
 from .metrics import GatewayMetrics
 from .session import Sessions
 from .settings import GatewaySettings
@@ -55,41 +52,10 @@ class Gateway:
         trouble = self.attempts.trouble
         return f"no NATS: {trouble}" if trouble else "no NATS"
 
-    def admit(self, request: web.Request, door: Door) -> Grant:
-        """What the client that sent `request` may do at `door`. Raises Refused, which the door
-        answers in its own way."""
-        return self.admit_secret(request, door, secret_of(request, door))
-
-    def admit_secret(self, request: web.Request, door: Door, secret: str | None) -> Grant:
-        """As `admit`, for doors where the secret comes in a message. Raises Refused."""
-        try:
-            if self.draining.is_set():
-                raise Refused(Reason.DRAINING, "this gateway is about to end; connect again")
-            return self.access.admit_secret(request, door, secret)
-        except Refused as refused:
-            self.metrics.refused.labels(door, refused.reason.value).inc()
-            raise
-
     @contextlib.contextmanager
-    def connection(self, door: Door, grant: Grant | None = None) -> Iterator[None]:
-        """Count a connection of a client during the block; a drain waits for its end.
-
-        Raises: Refused if there are too many; without a grant only few at once are accepted.
-        """
-        with contextlib.ExitStack() as stack:
-            access = self.access
-            try:
-                stack.enter_context(access.connection(grant) if grant else access.waiting())
-            except Refused as refused:
-                self.metrics.refused.labels(door, refused.reason.value).inc()
-                raise
-            stack.enter_context(self._counted(door))
-            if grant is not None:
-                self.metrics.accepted.labels(door).inc()
-            yield
-
-    @contextlib.contextmanager
-    def _counted(self, door: Door) -> Iterator[None]:
+    def connection(self, door: str) -> Iterator[None]:
+        """Count a connection of a client during the block; a drain waits for its end. Limits are
+        those of `access`."""
         gauge = self.metrics.connections.labels(door)
         gauge.inc()
         self.connections += 1

@@ -28,14 +28,12 @@ class Reason(Enum):
     """The tenant's budget of the day is used up."""
     RATE = "rate"
     """The same client was refused too often: it is to come back later."""
-    DRAINING = "draining"
-    """The gateway is about to end."""
 
 
 _STATUS = {
     Reason.MISSING: 401, Reason.WRONG: 401, Reason.EXPIRED: 401, Reason.DOOR: 403,
     Reason.CONVERSATION: 403, Reason.ORIGIN: 403, Reason.FULL: 503, Reason.BUDGET: 402,
-    Reason.RATE: 429, Reason.DRAINING: 503,
+    Reason.RATE: 429,
 }  # fmt: skip
 
 
