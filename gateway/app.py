@@ -45,7 +45,7 @@ def application(gateway: Gateway) -> web.Application:
 
 
 async def serve(gateway: Gateway) -> HttpPort:
-    """Listen. Raises UsageError if the port is in use, or must not be open to other machines."""
+    """Listen. Raises UsageError if the port is in use, or may not be open to other machines."""
     settings = gateway.settings
     gateway.access.settings.check_exposure(settings.http_host)
     port = HttpPort(settings.http_host, settings.http_port, "GATEWAY_HTTP_PORT")

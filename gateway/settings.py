@@ -26,6 +26,12 @@ class GatewaySettings(BaseSettings):
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
         description="name in logs",
     )
+    provider: str = described(
+        "",
+        "provider of sessions whose keys name none, or a comma-separated list in order of "
+        "preference; if unset, the worker decides, and models and options that clients ask of "
+        "their own service are not passed on",
+    )
     max_message_bytes: int = described(
         4 * 1024 * 1024, "maximum size of a message of a client, in bytes", ge=65_536
     )
@@ -81,3 +87,7 @@ class GatewaySettings(BaseSettings):
         if 0 < value < 1:
             raise ValueError("live audio would never be published; use at least 1, or 0")
         return value
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.provider.split(",") if name.strip())

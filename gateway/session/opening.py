@@ -42,6 +42,9 @@ class Opening:
     language: str | None = None
     provider: str | Sequence[str] | None = None
     """A provider, or several in order of preference; None leaves it to the worker."""
+    vendor: str | None = None
+    """The service whose client this is, such as `deepgram`, if `model` and `options` are its own:
+    providers whose names do not begin with it do not get them. None if all understand them."""
     model: str | None = None
     """Model of the provider; None for its default."""
     keyterms: Sequence[str] = ()
@@ -80,20 +83,35 @@ def session_key(grant: Grant, opening: Opening) -> SessionKey:
     return SessionKey.checked(grant.tenant, conversation, speaker)
 
 
-def with_grant(grant: Grant, opening: Opening) -> Opening:
+def with_grant(grant: Grant, opening: Opening, default_providers: Sequence[str] = ()) -> Opening:
     """The session that a client gets, from what it wants and what its key says: the key decides on
-    providers, labels and limits; its model, language and options are for clients that name none."""
+    providers, labels and limits; its model, language and options are for clients that name none.
+
+    `default_providers` are those of keys that name none.
+    """
+    provider = grant.provider or opening.provider or default_providers or None
+    model, options = opening.model, opening.options
+    if not _understood(provider, opening.vendor):
+        model, options = None, {}
     limits = [n for n in (opening.max_seconds, grant.max_session_seconds) if n is not None]
     return replace(
         opening,
-        provider=grant.provider or opening.provider,
-        model=opening.model or grant.model,
+        provider=provider,
+        model=model or grant.model,
         language=opening.language or grant.language,
         keyterms=tuple(dict.fromkeys((*opening.keyterms, *grant.keyterms))),
-        options={**grant.options, **opening.options},
+        options={**grant.options, **options},
         labels={**opening.labels, **grant.labels},
         max_seconds=min(limits, default=None),
     )
+
+
+def _understood(provider: str | Sequence[str] | None, vendor: str | None) -> bool:
+    """Whether all providers understand models and options of a vendor."""
+    if vendor is None:
+        return True
+    names = [provider] if isinstance(provider, str) else list(provider or ())
+    return bool(names) and all(name.startswith(vendor) for name in names)
 
 
 def session_spec(key: SessionKey, opening: Opening) -> SessionSpec:

@@ -72,7 +72,7 @@ class Sessions:
             raise Draining
         settings = self._settings
         key = session_key(grant, opening)
-        spec = session_spec(key, with_grant(grant, opening))
+        spec = session_spec(key, with_grant(grant, opening, settings.providers))
         publisher = Publisher(
             ClientBacklog(spec, max_seconds=_BUFFER_SECONDS),
             window_chunks=settings.window_chunks,
