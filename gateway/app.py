@@ -8,13 +8,18 @@ from aiohttp import web
 
 from natterjack.telemetry.http_port import HttpPort, alive, readiness, scrape
 
+from .doors.deepgram_flux import door as deepgram_flux
+from .doors.speechmatics import door as speechmatics
 from .gateway import Gateway as Gateway
 
 _MAX_LINE_BYTES = 64 * 1024
 """The longest request line: 500 terms may be in the query of a door."""
 _MAX_FIELD_BYTES = 16 * 1024
 
-ROUTES: tuple[Callable[[web.Application, Gateway], None], ...] = ()
+ROUTES: tuple[Callable[[web.Application, Gateway], None], ...] = (
+    deepgram_flux.add_routes,
+    speechmatics.add_routes,
+)
 """The function `add_routes` of each door, of the interface for programs, and of the pages."""
 
 

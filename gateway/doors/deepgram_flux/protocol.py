@@ -70,8 +70,12 @@ class FluxStream:
         self._delimiter = delimiter(query.language)
         self._eager: str | None = None
         """The text of the last EagerEndOfTurn, while the turn has not resumed."""
+        self._likely: TurnEvent | None = None
+        """An eager end whose text has not come yet: interims may arrive after events of turns."""
         self._forced = 0
         """Requests to end the turn that have no answer yet."""
+        self._late = False
+        """Whether they are answered with the next final."""
         self._streaming = False
         self._text_at = 0.0
         """Position in the received audio when the turn last changed, in seconds."""
@@ -103,14 +107,18 @@ class FluxStream:
                     messages.append(self._changed())
             case TurnEvent(event="eager_end"):
                 messages += self._eager_end(event)
-            case TurnEvent(event="resumed") if self._eager is not None:
-                messages.append(self._resume())
+            case TurnEvent(event="resumed"):
+                self._likely = None
+                if self._eager is not None:
+                    messages.append(self._resume())
             case StatusEvent():
                 self._streaming = event.state == "streaming"
                 self._text_at = self._received
         if self._turns.ends(event) is not None:
             confidence = event.confidence if isinstance(event, TurnEvent) else None
             messages += self._end(self._trigger("model"), confidence)
+        elif isinstance(event, FinalEvent) and self._late:
+            messages += self.forced(True)
         elif isinstance(event, FinalEvent) and self._words > MAX_TURN_WORDS:
             self._turns.end()
             messages += self._end(self._trigger("timeout"), None)
@@ -145,13 +153,17 @@ class FluxStream:
         `forced` says that all audio is final."""
         self._forced += 1
 
-    def forced(self) -> list[str]:
-        """The messages once all audio is final that had come before a request to end the turn."""
+    def forced(self, complete: bool) -> list[str]:
+        """The messages once all audio is final that had come before a request to end the turn. If a
+        backend cannot make its text final (not `complete`), the turn ends with the next final."""
         if not self._forced:
             return []  # the turn has ended since
+        if not complete and self._interim[0]:
+            self._late = True
+            return []
         if self._turns.end() is not None:
             return self._end(self._trigger("manual"), None)
-        self._forced = 0
+        self._forced, self._late = 0, False
         return [self._encode({
             "type": "Warning",
             "request_id": self.request_id,
@@ -208,26 +220,35 @@ class FluxStream:
         return self._delimiter.join(texts)
 
     def _changed(self) -> str:
+        likely = self._likely
+        if likely is not None and _same(likely.text, self._transcript):
+            return self._end_eagerly(likely)
         if self._eager is not None and self._transcript != self._eager:
             return self._resume()
         return self._turn("Update")
 
     def _resume(self) -> str:
-        self._eager = None
+        self._eager = self._likely = None
         return self._turn("TurnResumed")
 
     def _eager_end(self, event: TurnEvent) -> list[str]:
-        threshold = self.config.eager_eot_threshold
-        if threshold is None or not self._turns.open or self._eager is not None:
+        if self.config.eager_eot_threshold is None or self._eager is not None:
             return []
-        self._eager = self._transcript
-        return [self._turn("EagerEndOfTurn", confidence=event.confidence or threshold)]
+        if not self._turns.open or not _same(event.text, self._transcript):
+            self._likely = event
+            return []
+        return [self._end_eagerly(event)]
+
+    def _end_eagerly(self, event: TurnEvent) -> str:
+        self._eager, self._likely = self._transcript, None
+        sure = event.confidence or self.config.eager_eot_threshold or self.config.eot_threshold
+        return self._turn("EagerEndOfTurn", confidence=sure)
 
     def _trigger(self, otherwise: str) -> str:
         """Why the turn ends: `manual` if the client has asked for it."""
         if not self._forced:
             return otherwise
-        self._forced = 0
+        self._forced, self._late = 0, False
         return "manual"
 
     def _end(self, trigger: str, confidence: float | None) -> list[str]:
@@ -240,7 +261,8 @@ class FluxStream:
         sure = self.config.eot_threshold if confidence is None else confidence
         messages.append(self._turn("EndOfTurn", confidence=sure, trigger=trigger))
         self._index += 1
-        self._finals, self._languages, self._eager = [], [], None
+        self._finals, self._languages = [], []
+        self._eager = self._likely = None
         self._window_start = self._window_end
         return messages
 
@@ -274,3 +296,8 @@ class FluxStream:
         self._sequence += 1
         self._sent_at = self._received
         return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+
+
+def _same(text: str | None, transcript: str) -> bool:
+    """Whether a text, if it is known, is that of the transcript."""
+    return text is None or text.split() == transcript.split()

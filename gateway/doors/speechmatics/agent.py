@@ -30,26 +30,36 @@ class Agent:
         """Of the last ForceEndOfUtterance."""
         self._waiting: list[float] = []
         """Timestamps of requests to end the turn that have no answer yet."""
-        self._open = False
+        self._interim = False
+        """Whether text was heard that is not final."""
+        self._late = 0
+        """How many of them wait for the next final."""
+        self.open = False
 
     def receive(self, event: Event) -> list[Message]:
         """The messages for an event."""
         messages: list[Message] = []
         started = self._turns.starts(event)
-        if started is not None and not self._open:
-            self._open = True
+        if started is not None and not self.open:
+            self.open = True
             if not self.config.external_turns:
                 messages.append(_timed("SpeechStarted", "start_time", started))
             messages.append(_timed("StartOfTurn", "start_time", started))
         match event:
-            case InterimEvent() if self.config.partials and event.text.strip():
-                messages.append(self._segment("AddPartialSegment", event.text, timed_words(event),
-                                              event))  # fmt: skip
+            case InterimEvent() if event.text.strip():
+                self._interim = True
+                if self.config.partials:
+                    words = timed_words(event)
+                    messages.append(self._segment("AddPartialSegment", event.text, words, event))
             case FinalEvent() if event.text.strip():
+                self._interim = False
                 messages += self._segments(event)
+                while self._late:
+                    self._late -= 1
+                    messages += self.forced(True)
         ended = self._turns.ends(event)
         if ended is not None and not self.config.external_turns:
-            self._open = False
+            self.open = False
             messages.append(_timed("SpeechEnded", "end_time", ended))
             messages.append(_timed("EndOfTurn", "end_time", ended))
         return messages
@@ -66,14 +76,18 @@ class Agent:
         self._waiting.append(timestamp)
         return True, []
 
-    def forced(self) -> list[Message]:
-        """The end of the turn that the client has ended; nothing if no turn is open."""
+    def forced(self, complete: bool) -> list[Message]:
+        """The end of the turn that the client has ended; nothing if no turn is open. If a backend
+        cannot make its text final, it comes with the next final."""
         if not self._waiting:
             return []
-        at = self._waiting.pop(0)
-        if not self._open:
+        if not complete and self._interim:
+            self._late += 1
             return []
-        self._open = False
+        at = self._waiting.pop(0)
+        if not self.open:
+            return []
+        self.open = False
         self._turns.end()
         return [_timed("EndOfTurn", "end_time", at)]
 

@@ -209,8 +209,13 @@ class Dialect(Protocol):
         """Note a ForceEndOfUtterance. Return whether pending audio must become final, after which
         `forced` is called, and the messages to send at once. Raises: Fatal."""
 
-    def forced(self) -> list[Message]:
-        """The messages once the audio before a ForceEndOfUtterance is final."""
+    def forced(self, complete: bool) -> list[Message]:
+        """The messages once the audio before a ForceEndOfUtterance is final; unless `complete`,
+        some of it may not be."""
+
+    @property
+    def open(self) -> bool:
+        """Whether speech is open."""
 
 
 def recognition_started(session_id: str, language: str) -> Message:
@@ -235,9 +240,9 @@ def quality(audio: AudioFormat) -> Message:
     return {"message": "Info", "type": "recognition_quality", "reason": reason, "quality": kind}
 
 
-def audio_added(sequence: int) -> Message:
-    """The acknowledgement of a binary message; the first one is 1."""
-    return {"message": "AudioAdded", "seq_no": sequence}
+def audio_added(sequence: int) -> str:
+    """The acknowledgement of a binary message, as text; the first one is 1."""
+    return f'{{"message":"AudioAdded","seq_no":{sequence}}}'
 
 
 def warning(kind: str | None, reason: str) -> Message:

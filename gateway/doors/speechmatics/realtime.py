@@ -33,21 +33,36 @@ class Realtime:
         """Where finals end, in seconds."""
         self._spoken = False
         """Whether a final has come since the last EndOfUtterance."""
+        self._interim = False
+        """Whether text was heard that is not final."""
         self._forced = 0
         """Open requests to end the utterance."""
+        self._late = 0
+        """Those of them that wait for the next final."""
+
+    @property
+    def open(self) -> bool:
+        """Whether speech is open."""
+        return self._turns.open
 
     def receive(self, event: Event) -> list[Message]:
         """The messages for an event."""
         messages: list[Message] = []
         self._turns.starts(event)
         match event:
-            case InterimEvent() if self.config.partials:
-                messages.append(self._transcript("AddPartialTranscript", event))
+            case InterimEvent():
+                self._interim = True
+                if self.config.partials:
+                    messages.append(self._transcript("AddPartialTranscript", event))
             case FinalEvent():
                 messages.append(self._transcript("AddTranscript", event))
-                self._spoken = True
+                self._spoken, self._interim = True, False
+                while self._late:
+                    self._late -= 1
+                    messages += self.forced(True)
         ends = self._turns.ends(event)
-        if ends is not None and self.config.utterance_trigger and self._spoken:
+        wanted = self.config.utterance_trigger and not self._forced  # else `forced` says it
+        if ends is not None and wanted and self._spoken:
             messages.append(self._utterance(max(ends, self._end)))
         return messages
 
@@ -56,10 +71,14 @@ class Realtime:
         self._forced += 1
         return True, []
 
-    def forced(self) -> list[Message]:
+    def forced(self, complete: bool) -> list[Message]:
         """The EndOfUtterance for ForceEndOfUtterance. A client that waits for it gets it even if
-        nothing was spoken."""
+        nothing was spoken. If a backend cannot make its text final, it comes with the next final.
+        """
         if not self._forced:
+            return []
+        if not complete and self._interim:
+            self._late += 1
             return []
         messages = []
         if not self._spoken:

@@ -97,6 +97,18 @@ def test_eager_ends_only_for_clients_that_ask_for_them() -> None:
     ]  # fmt: skip
 
 
+def test_an_eager_end_waits_for_its_text() -> None:
+    """Interims are not stored, and may arrive after events of turns, which are."""
+    messages = told(
+        stream(eager_eot_threshold="0.4"), turn("started", 0.0), interim("one", 0, 1),
+        turn("eager_end", 2.0, text="one two"), interim("one two", 0, 2), final("one two", 0, 2),
+        turn("ended", 2.0),
+    )  # fmt: skip
+    assert [one["event"] for one in messages] == [
+        "StartOfTurn", "EagerEndOfTurn", "Update", "EndOfTurn",
+    ]  # fmt: skip
+
+
 def test_the_end_repeats_the_eager_end_or_the_turn_resumes_first() -> None:
     messages = told(
         stream(eager_eot_threshold="0.4"), turn("started", 0.0), interim("one", 0, 1),
@@ -149,17 +161,17 @@ def test_a_turn_waits_while_its_backend_is_away_or_its_words_are_not_final() -> 
 def test_forced_ends() -> None:
     flux = stream()
     flux.force()
-    (warning,) = flux.forced()
+    (warning,) = flux.forced(True)
     assert json.loads(warning)["code"] == "FORCE_END_TURN_NO_ACTIVE_TURN"
     told(flux, turn("started", 0.0), interim("one", 0, 1))
     flux.force()
     told(flux, final("one", 0, 1))
-    (end,) = flux.forced()
+    (end,) = flux.forced(True)
     assert (json.loads(end)["event"], json.loads(end)["trigger"]) == ("EndOfTurn", "manual")
     flux.force()
     messages = told(flux, final("two", 1, 2, 1), turn("ended", 2.0))
     assert (messages[-1]["event"], messages[-1]["trigger"]) == ("EndOfTurn", "manual")
-    assert flux.forced() == []  # it has its answer
+    assert flux.forced(True) == []  # it has its answer
 
 
 def test_the_end_of_the_audio_is_an_update() -> None:
@@ -219,7 +231,7 @@ def test_every_message_fits_the_specification(model: str) -> None:
     flux.force()
     raw += [
         *flux.audio(2.5),
-        *flux.forced(),
+        *flux.forced(True),
         *flux.end(3.0),
         flux.error("INTERNAL_SERVER_ERROR", "x"),
     ]

@@ -3,6 +3,7 @@ specifications."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ def test_messages_of_both_endpoints_fit_both_specifications(spec: Specification)
     fit(spec, [
         protocol.recognition_started("id", "ar"),
         protocol.quality(audio),
-        protocol.audio_added(1),
+        json.loads(protocol.audio_added(1)),
         protocol.warning("speaker_id", "a reason"),
         protocol.no_speakers(),
         protocol.END_OF_TRANSCRIPT,
@@ -152,15 +153,15 @@ def test_times_never_go_back() -> None:
 def test_a_forced_end_is_always_answered() -> None:
     realtime = Realtime(start())
     assert realtime.force(3.0) == (True, [])
-    messages = [*told(realtime, final("one", 0, 1)), *realtime.forced()]
+    messages = [*told(realtime, final("one", 0, 1)), *realtime.forced(True)]
     assert kinds(messages) == ["AddTranscript", "EndOfUtterance"]
     assert all(one["forced"] for one in messages)
     realtime.force(None)
-    messages = realtime.forced()
+    messages = realtime.forced(True)
     assert kinds(messages) == ["AddTranscript", "EndOfUtterance"]
     assert messages[0]["metadata"] == {"start_time": 1, "end_time": 1, "transcript": ""}
     fit(REALTIME, messages)
-    assert realtime.forced() == []
+    assert realtime.forced(True) == []
     (plain,) = told(realtime, final("two", 1, 2, 1))
     assert "forced" not in plain
 
@@ -213,7 +214,7 @@ def test_in_external_mode_the_client_ends_turns() -> None:
     )  # fmt: skip
     assert kinds(messages) == ["StartOfTurn", "AddSegment", "AddSegment"]
     assert agent.force(3.0) == (True, [])
-    messages = agent.forced()
+    messages = agent.forced(True)
     fit(AGENT, messages)
     assert messages == [{"message": "EndOfTurn", "metadata": {"end_time": 3.0}}]
     assert kinds(told(agent, final("three", 4, 5, 2))) == ["StartOfTurn", "AddSegment"]
@@ -222,7 +223,7 @@ def test_in_external_mode_the_client_ends_turns() -> None:
 def test_forced_ends_of_turns() -> None:
     agent = Agent(start(external=True))
     assert agent.force(1.0) == (True, [])
-    assert agent.forced() == []  # no turn is open
+    assert agent.forced(True) == []  # no turn is open
     wanted, warnings = agent.force(1.0)
     assert not wanted
     assert kinds(warnings) == ["Warning"]

@@ -1,0 +1,261 @@
+"""The WebSocket of a client and its session: what the doors for streams share.
+
+A door derives from ClientStream, and says what each message means and what each event becomes.
+Everything that is sent goes through `tell`, so that messages stay in the order in which they were
+made, and a client that reads nothing is disconnected instead of filling the memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+from aiohttp import WSMsgType, web
+
+from natterjack.decoding import UnknownEvent
+from natterjack.events import Event, FinalEvent, StatusEvent, TurnEvent
+from natterjack.telemetry.log import fields
+
+from ..errors import SessionEnded
+from ..gateway import Gateway
+from ..session import ClientSession
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 60.0
+"""How often a client is pinged; it must answer within half of that."""
+_CLOSE_S = 5.0
+_MAX_REASON_BYTES = 123
+"""RFC 6455, section 5.5: a close frame has 125 bytes at most."""
+
+
+class Close(NamedTuple):
+    """How a connection is closed; without a code, the close frame has no status."""
+
+    code: int | None = 1000
+    reason: str = ""
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """A message as the text of a frame."""
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+
+
+async def close_socket(socket: web.WebSocketResponse, close: Close) -> None:
+    """Close a socket and wait shortly for the client's answer. Raises nothing of the connection."""
+    with contextlib.suppress(ConnectionError, RuntimeError, TimeoutError):
+        if close.code is None:
+            await socket.send_frame(b"", WSMsgType.CLOSE)
+            async with asyncio.timeout(_CLOSE_S):
+                while (await socket.receive()).type not in (
+                    WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING, WSMsgType.ERROR,
+                ):  # fmt: skip
+                    pass
+        else:
+            reason = close.reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+            await socket.close(code=close.code, message=reason.encode())
+
+
+class ClientStream(ABC):
+    """One client's socket and session, until either ends."""
+
+    idle_seconds = 60.0
+    """How long the client may send nothing that counts before `idle` is called."""
+    pings_count = True
+    """Whether the client's pings and texts count as life, or audio alone does."""
+
+    def __init__(
+        self, gateway: Gateway, door: str, socket: web.WebSocketResponse,
+        request: web.Request, session: ClientSession,
+    ) -> None:  # fmt: skip
+        self.gateway = gateway
+        self.door = door
+        self.session = session
+        self._socket = socket
+        self._transport = request.transport
+        self._order = asyncio.Lock()
+        self._close: asyncio.Future[Close | None] = asyncio.get_running_loop().create_future()
+        """How to close the connection; None if it is lost, or the client has closed it."""
+        self._life_at = time.monotonic()
+        self._forces: asyncio.Queue[None] = asyncio.Queue()
+        self._pause = asyncio.Event()
+        self._ended = asyncio.Event()
+        self.leaving = False
+        """Whether the gateway ends, and the session with it."""
+
+    # ---- what a door says -------------------------------------------------------------------
+
+    @abstractmethod
+    async def text(self, message: str) -> None:
+        """Do what a text of the client asks for."""
+
+    @abstractmethod
+    async def audio(self, data: bytes) -> None:
+        """Take audio. While it waits, nothing is read from the client."""
+
+    @abstractmethod
+    def messages(self, event: Event) -> list[str]:
+        """The messages for an event."""
+
+    @abstractmethod
+    def forced(self, complete: bool) -> list[str]:
+        """The messages once audio was finalized for `force`; not `complete`: as far as possible."""
+
+    @abstractmethod
+    def paused(self) -> bool:
+        """Whether no speech is open, so that the connection can be closed without harm."""
+
+    @abstractmethod
+    async def over(self, closing: StatusEvent) -> None:
+        """Say the last words, and `finish`, after the last event of the session."""
+
+    @abstractmethod
+    async def unfinished(self) -> None:
+        """Say that the rest of the transcript takes too long, and `finish`."""
+
+    @abstractmethod
+    async def idle(self) -> None:
+        """Say that nothing has come for too long, and `finish`."""
+
+    # ---- what a door uses -------------------------------------------------------------------
+
+    async def tell(self, make: Callable[[], Iterable[str]]) -> None:
+        """Send the messages that `make` returns, before any that are made later."""
+        async with self._order:
+            if not self._close.done():
+                await self._send(make())
+
+    async def finish(self, make: Callable[[], Iterable[str]], close: Close) -> None:
+        """Send the last messages, and close the connection."""
+        async with self._order:
+            if not self._close.done():
+                await self._send(make())
+                self._resolve(close)
+
+    async def end_audio(self) -> None:
+        """Say that the client sends no more audio; the rest of the transcript follows."""
+        await self.session.end()
+        self._ended.set()
+
+    def force(self) -> None:
+        """Make all audio so far final, after which `forced` is called."""
+        self._forces.put_nowait(None)
+
+    async def run(self) -> Close | None:
+        """Serve the client until the connection is to be closed, or is lost."""
+        async with asyncio.TaskGroup() as tasks:
+            side = [
+                tasks.create_task(job(), name=f"{job.__name__} {self.session.key}")
+                for job in (
+                    self._read, self._events, self._force, self._watch, self._limit, self._drain
+                )
+            ]  # fmt: skip
+            try:
+                return await self._close
+            finally:
+                for task in side:
+                    task.cancel()
+
+    # ---- tasks ------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while not self._close.done():
+            message = await self._socket.receive()
+            match message.type:
+                case WSMsgType.BINARY:
+                    self._life_at = time.monotonic()
+                    try:
+                        await self.audio(message.data)
+                    except SessionEnded:
+                        log.debug("audio after the end of the session")  # `_events` says why
+                case WSMsgType.TEXT:
+                    self._lives()
+                    await self.text(message.data)
+                case WSMsgType.PING:
+                    self._lives()
+                    with contextlib.suppress(ConnectionError):
+                        await self._socket.pong(message.data)
+                case WSMsgType.PONG:
+                    pass
+                case _:
+                    self._resolve(None)
+
+    def _lives(self) -> None:
+        if self.pings_count:
+            self._life_at = time.monotonic()
+
+    async def _events(self) -> None:
+        session = self.session
+        async for event in session:
+            if isinstance(event, UnknownEvent):
+                continue
+            await self.tell(partial(self.messages, event))
+            if isinstance(event, FinalEvent | TurnEvent) and self.paused():
+                self._pause.set()
+        if session.closing is not None:
+            await self.over(session.closing)
+
+    async def _force(self) -> None:
+        while True:
+            await self._forces.get()
+            complete = await self.session.finalize()
+            await self.tell(partial(self.forced, complete))
+
+    async def _watch(self) -> None:
+        while True:
+            left = self._life_at + self.idle_seconds - time.monotonic()
+            if left <= 0:
+                if not self.session.ending:
+                    await self.idle()
+                return
+            await asyncio.sleep(left)
+
+    async def _limit(self) -> None:
+        await self._ended.wait()
+        await asyncio.sleep(self.gateway.settings.finish_seconds)
+        await self.unfinished()
+
+    async def _drain(self) -> None:
+        """When the gateway ends: wait for a pause in speech, then for what was said before it."""
+        await self.gateway.draining.wait()
+        self.leaving = not self.session.ending
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.gateway.drain_until - time.monotonic()):
+                if not self.paused():
+                    self._pause.clear()
+                    await self._pause.wait()
+                await self.session.end()
+                await asyncio.shield(self._close)
+        if not self._close.done():
+            await self.unfinished()
+
+    # ---- parts ------------------------------------------------------------------------------
+
+    async def _send(self, messages: Iterable[str]) -> None:
+        limit = self.gateway.settings.slow_client_seconds
+        try:
+            for message in messages:
+                async with asyncio.timeout(limit):
+                    await self._socket.send_str(message)
+        except TimeoutError:
+            self.gateway.metrics.slow.labels(self.door).inc()
+            log.warning(
+                "client disconnected: it has read nothing for %g s", limit,
+                extra=fields(session=str(self.session.key), door=self.door),
+            )  # fmt: skip
+            if self._transport is not None:
+                self._transport.abort()
+            self._resolve(None)
+        except (ConnectionError, RuntimeError):  # closed meanwhile
+            self._resolve(None)
+
+    def _resolve(self, close: Close | None) -> None:
+        if not self._close.done():
+            self._close.set_result(close)
