@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
-from livekit import rtc  # type: ignore[import-not-found]
-from livekit.agents import stt  # type: ignore[import-not-found]
-from livekit.plugins import deepgram, speechmatics  # type: ignore[import-not-found]
+from livekit import rtc
+from livekit.agents import stt
+from livekit.plugins import deepgram, speechmatics
 
 from .peer import KEY, RATE, OnTranscript, parse, serve
 

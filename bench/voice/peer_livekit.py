@@ -14,7 +14,7 @@ import logging
 from typing import Any
 
 import aiohttp
-from livekit.plugins import deepgram  # type: ignore[import-not-found]
+from livekit.plugins import deepgram
 
 from .peer import KEY, RATE, OnAudio, Session, parse, serve
 

@@ -1,0 +1,1 @@
+"""Audio as clients send it, containers included, made into linear16 for sessions."""
