@@ -8,6 +8,8 @@ from aiohttp import web
 
 from natterjack.telemetry.http_port import HttpPort, alive, readiness, scrape
 
+from . import pages
+from .api import routes as api
 from .doors.deepgram_flux import door as deepgram_flux
 from .doors.speechmatics import door as speechmatics
 from .gateway import Gateway as Gateway
@@ -19,6 +21,8 @@ _MAX_FIELD_BYTES = 16 * 1024
 ROUTES: tuple[Callable[[web.Application, Gateway], None], ...] = (
     deepgram_flux.add_routes,
     speechmatics.add_routes,
+    api.add_routes,
+    pages.add_routes,
 )
 """The function `add_routes` of each door, of the interface for programs, and of the pages."""
 

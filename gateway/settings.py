@@ -32,6 +32,9 @@ class GatewaySettings(BaseSettings):
         "preference; if unset, the worker decides, and models and options that clients ask of "
         "their own service are not passed on",
     )
+    max_viewers: int = described(
+        2000, "maximum number of viewers of live events at once; further ones are refused", ge=1
+    )
     max_message_bytes: int = described(
         4 * 1024 * 1024, "maximum size of a message of a client, in bytes", ge=65_536
     )

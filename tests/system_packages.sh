@@ -1,6 +1,6 @@
 #!/bin/sh
 # What the tests want from Debian: a sound device without hardware (pulseaudio), PortAudio,
-# Prometheus, npm; and what makes, runs and checks containers and systemd's units.
+# Prometheus, npm, Chromium; and what makes, runs and checks containers and systemd's units.
 set -eu
 cd "$(dirname "$0")/.."
 root=""
@@ -30,6 +30,18 @@ if ! command -v npm >/dev/null 2>&1; then
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null
 	else
 		echo "the tests of clients/js are skipped without the package npm" >&2
+	fi
+fi
+
+# Without Chromium the tests of the gateway's pages are skipped. Fonts, so that pictures have letters.
+if ! command -v chromium >/dev/null 2>&1; then
+	if [ -n "$root" ]; then
+		echo "installing Debian packages: chromium fonts-noto-core"
+		apt-get update -qq
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-noto-core >/dev/null ||
+			echo "the tests of the gateway's pages are skipped without the package chromium" >&2
+	else
+		echo "the tests of the gateway's pages are skipped without the package chromium" >&2
 	fi
 fi
 

@@ -1,0 +1,1 @@
+"""The outgoing side: conversations, transcript files, live events and tokens, over HTTP."""

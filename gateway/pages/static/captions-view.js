@@ -1,0 +1,257 @@
+// The live captions of a conversation: lines of speakers, rewritten in place.
+
+import { colorOf, make, reconcile, set, text } from "./dom.js";
+import { clock, short, words } from "./format.js";
+
+const NEAR_PX = 40; // from the end: then the view follows
+const MOST_LINES = 2000; // shown at once
+const ANNOUNCE_MS = 1500;
+const MOST_ANNOUNCED = 600; // characters at once
+
+/** Shows a `Conversation` in `root`, which scrolls. */
+export class CaptionsView {
+  #root;
+  #list;
+  #log;
+  #jump;
+  #empty;
+  #conversation;
+  #frame;
+  #following = true;
+  #query = "";
+  #announced = new Set();
+  #announceTimer;
+  #lastAnnounced = "";
+  #unseen = 0;
+  #shownKeys = new Set();
+  /** Whether finals are read out by screen readers. */
+  announces = true;
+  onMatches = () => {};
+
+  constructor({ root, list, log, jump, empty }) {
+    this.#root = root;
+    this.#list = list;
+    this.#log = log;
+    this.#jump = jump;
+    this.#empty = empty;
+    root.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    jump.addEventListener("click", () => {
+      this.follow();
+      root.focus({ preventScroll: true });
+    });
+    new ResizeObserver(() => this.#following && this.#toEnd()).observe(root);
+  }
+
+  /** Shows another conversation. */
+  show(conversation) {
+    this.#conversation = conversation;
+    this.#list.known?.clear();
+    this.#list.replaceChildren();
+    this.#log.replaceChildren();
+    this.#announced.clear();
+    this.#shownKeys.clear();
+    this.#lastAnnounced = "";
+    this.#following = true;
+    this.draw();
+  }
+
+  /** Draws what has changed, once for each picture of the screen. */
+  changed() {
+    this.#frame ??= requestAnimationFrame(() => {
+      this.#frame = undefined;
+      this.draw();
+    });
+    // A page in the background gets no pictures, but a screen reader may listen.
+    if (document.hidden) this.#announceSoon();
+  }
+
+  /** Scrolls to the end, and stays there. */
+  follow() {
+    this.#following = true;
+    this.#toEnd();
+    this.#count();
+  }
+
+  /** Shows only lines that have `query`, and marks it. */
+  search(query) {
+    this.#query = query.trim().toLocaleLowerCase();
+    this.draw();
+    if (this.#query === "") this.follow();
+  }
+
+  draw() {
+    const conversation = this.#conversation;
+    if (conversation === undefined) return;
+    let lines = conversation.lines;
+    if (this.#query !== "") lines = lines.filter((line) => this.#matches(line));
+    const shown = lines.slice(-MOST_LINES);
+    reconcile(
+      this.#list,
+      shown,
+      (line) => line.key,
+      (line) => (line.note ? createNote(line) : createLine()),
+      (element, line) => (line.note ? updateNote(element, line.note) : this.#update(element, line)),
+    );
+    this.#empty.hidden = lines.length > 0;
+    if (!this.#following) {
+      for (const { key } of lines) if (!this.#shownKeys.has(key)) this.#unseen += 1;
+    }
+    this.#shownKeys = new Set(lines.map(({ key }) => key));
+    if (this.#following && this.#query === "") this.#toEnd();
+    this.#count();
+    this.#highlight();
+    this.#announceSoon();
+  }
+
+  #matches(line) {
+    if (line.note) return false;
+    const all = `${nameOf(line)} ${line.parts.map((part) => part.text).join(" ")}`;
+    return all.toLocaleLowerCase().includes(this.#query);
+  }
+
+  #update(element, line) {
+    const [head, body] = element.children;
+    const number = this.#conversation.speaker(line.speaker);
+    const color = colorOf(number);
+    if (element.dataset.color !== color) {
+      element.classList.remove(element.dataset.color);
+      element.classList.add(color);
+      element.dataset.color = color;
+    }
+    element.classList.toggle("interim", line.parts.every((part) => part.interim));
+    text(head.firstElementChild, nameOf(line));
+    const time = head.lastElementChild;
+    text(time, clock(line.at));
+    set(time, "datetime", new Date(line.at).toISOString());
+    reconcile(
+      body,
+      line.parts,
+      (part) => part.key,
+      () => make("span", { dir: "auto" }),
+      (span, part) => {
+        const last = part === line.parts.at(-1);
+        text(span, last ? part.text : `${part.text} `);
+        span.className = part.interim ? "part interim" : "part";
+        set(span, "lang", part.language);
+      },
+    );
+  }
+
+  // ---- scrolling ---------------------------------------------------------------------------------
+
+  #scrolled() {
+    const { scrollTop, scrollHeight, clientHeight } = this.#root;
+    this.#following = scrollHeight - scrollTop - clientHeight <= NEAR_PX;
+    this.#count();
+  }
+
+  #toEnd() {
+    this.#root.scrollTop = this.#root.scrollHeight;
+  }
+
+  #count() {
+    if (this.#following) this.#unseen = 0;
+    this.#jump.hidden = this.#following;
+    const more = this.#unseen > 0 ? ` (${this.#unseen} new)` : "";
+    text(this.#jump.firstElementChild, `Newest${more}`);
+  }
+
+  // ---- search ------------------------------------------------------------------------------------
+
+  #highlight() {
+    const marks = [];
+    const able = globalThis.CSS?.highlights !== undefined;
+    if (able && this.#query !== "") {
+      const walker = document.createTreeWalker(this.#list, NodeFilter.SHOW_TEXT);
+      for (let node = walker.nextNode(); node !== null; node = walker.nextNode()) {
+        const content = node.data.toLocaleLowerCase();
+        if (content.length !== node.data.length) continue;
+        for (let at = content.indexOf(this.#query); at >= 0;) {
+          const range = new Range();
+          range.setStart(node, at);
+          range.setEnd(node, at + this.#query.length);
+          marks.push(range);
+          at = content.indexOf(this.#query, at + this.#query.length);
+        }
+      }
+    }
+    if (able) CSS.highlights.set("found", new Highlight(...marks));
+    this.onMatches(this.#query === "" ? undefined : this.#list.childElementCount);
+  }
+
+  // ---- screen readers ----------------------------------------------------------------------------
+
+  /** Only finals, several at once, with the speaker where that changes: interims are unbearable. */
+  #announceSoon() {
+    this.#announceTimer ??= setTimeout(() => {
+      this.#announceTimer = undefined;
+      this.#announce();
+    }, ANNOUNCE_MS);
+  }
+
+  #announce() {
+    const conversation = this.#conversation;
+    if (conversation === undefined || !conversation.caughtUp) return;
+    const first = this.#announced.size === 0;
+    let said = "";
+    for (const line of conversation.lines.slice(-50)) {
+      if (line.note) continue;
+      const fresh = line.parts.filter((part) => !part.interim && !this.#announced.has(part.key));
+      for (const part of fresh) this.#announced.add(part.key);
+      if (fresh.length === 0) continue;
+      const name = nameOf(line);
+      said += name === this.#lastAnnounced ? " " : ` ${name}: `;
+      said += fresh.map((part) => part.text).join(" ");
+      this.#lastAnnounced = name;
+    }
+    this.#announced.add(""); // what was there at the beginning is not read out
+    if (first || said === "" || !this.announces) return;
+    this.#log.append(make("p", {}, said.trim().slice(-MOST_ANNOUNCED)));
+    while (this.#log.childElementCount > 20) this.#log.firstElementChild.remove();
+  }
+}
+
+function nameOf(line) {
+  return line.label === undefined ? line.speaker : `${line.speaker} (${line.label})`;
+}
+
+function createLine() {
+  return make(
+    "li",
+    { class: "line" },
+    make("div", { class: "head" }, make("bdi", { class: "name" }), make("time")),
+    make("p", { class: "said", dir: "auto" }),
+  );
+}
+
+function createNote({ note }) {
+  return make("li", { class: `note ${note.kind}` }, make("span", { class: "note-text" }));
+}
+
+function updateNote(element, note) {
+  element.className = `note ${note.kind}`;
+  text(element.firstElementChild, noteText(note));
+}
+
+function noteText(note) {
+  const who = note.speaker ? `${note.speaker}: ` : "";
+  const why = note.reason ? ` (${words(note.reason)})` : "";
+  switch (note.kind) {
+    case "gap":
+      return `${who}${short(note.seconds)} of audio are missing (${words(note.cause)})`;
+    case "recovering":
+      return `${who}recovering${why} …`;
+    case "recovered":
+      return `${who}recovered in ${short(note.seconds)}${why}`;
+    case "handed_over":
+      return `${who}handed over to another worker${why}`;
+    case "failed":
+      return `${who}ended${why}${note.detail ? `: ${note.detail}` : ""}`;
+    case "lost":
+      return `Events from ${clock(note.from)} to ${clock(note.until)} have expired unread`;
+    case "replaced":
+      return "The broker's stream was restored from a backup";
+    default:
+      return `${who}${words(note.kind)}${why}`;
+  }
+}
