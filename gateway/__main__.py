@@ -96,6 +96,7 @@ async def _serve_until(stopping: asyncio.Event, flags: argparse.Namespace) -> No
         await _run(gateway, connecting.result(), stopping, port.address)
     finally:
         await port.stop()
+        await gateway.decoders.close()
     log.info("gateway ended")
 
 

@@ -11,6 +11,7 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.login.attempts import Attempts
 
 from .access import Access, AccessSettings, Credits
+from .audio.decoder import Decoders
 from .metrics import GatewayMetrics
 from .session import Sessions
 from .settings import GatewaySettings
@@ -28,6 +29,7 @@ class Gateway:
         self.broker: Broker | None = None
         self.sessions: Sessions | None = None
         self.credits: Credits | None = None
+        self.decoders = Decoders()
         self.draining = asyncio.Event()
         """Set when clients are to be sent away: doors wait for the next final, up to `drain_until`,
         and then close their connections with a code after which clients connect again."""

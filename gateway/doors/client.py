@@ -23,9 +23,11 @@ from natterjack.decoding import UnknownEvent
 from natterjack.events import Event, FinalEvent, StatusEvent, TurnEvent
 from natterjack.telemetry.log import fields
 
+from ..audio.errors import DecoderUnavailable, UndecodableAudio
 from ..errors import SessionEnded
 from ..gateway import Gateway
 from ..session import ClientSession
+from .intake import Intake, Wire
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +75,13 @@ class ClientStream(ABC):
 
     def __init__(
         self, gateway: Gateway, door: str, socket: web.WebSocketResponse,
-        request: web.Request, session: ClientSession,
+        request: web.Request, session: ClientSession, wire: Wire,
     ) -> None:  # fmt: skip
+        """`wire` says how the client's audio is to be read. Raises: UndecodableAudio."""
         self.gateway = gateway
         self.door = door
         self.session = session
+        self.intake = Intake(session, wire, gateway.decoders)
         self._socket = socket
         self._transport = request.transport
         self._order = asyncio.Lock()
@@ -121,6 +125,10 @@ class ClientStream(ABC):
         """Say that the rest of the transcript takes too long, and `finish`."""
 
     @abstractmethod
+    async def undecodable(self, error: UndecodableAudio | DecoderUnavailable) -> None:
+        """Say why the client's audio cannot be decoded, and `finish`."""
+
+    @abstractmethod
     async def idle(self) -> None:
         """Say that nothing has come for too long, and `finish`."""
 
@@ -141,6 +149,15 @@ class ClientStream(ABC):
 
     async def end_audio(self) -> None:
         """Say that the client sends no more audio; the rest of the transcript follows."""
+        if self.session.ending:
+            return
+        try:
+            await self.intake.finish()
+        except (UndecodableAudio, DecoderUnavailable) as error:
+            await self.undecodable(error)
+            return
+        except SessionEnded:
+            pass  # `_events` says why
         await self.session.end()
         self._ended.set()
 
@@ -162,6 +179,7 @@ class ClientStream(ABC):
             finally:
                 for task in side:
                     task.cancel()
+                await self.intake.close()
 
     # ---- tasks ------------------------------------------------------------------------------
 
@@ -175,6 +193,8 @@ class ClientStream(ABC):
                         await self.audio(message.data)
                     except SessionEnded:
                         log.debug("audio after the end of the session")  # `_events` says why
+                    except (UndecodableAudio, DecoderUnavailable) as error:
+                        await self.undecodable(error)
                 case WSMsgType.TEXT:
                     self._lives()
                     await self.text(message.data)

@@ -6,40 +6,70 @@ from typing import NamedTuple
 
 from natterjack.audio import Encoding
 
+from ..audio.convert import ENCODINGS, Output, RawFormat
+from ..audio.decoder import OPUS, Decoder, Decoders, Source
 from ..session import ClientSession
 
 _AS_IT_IS: dict[str, Encoding] = {
     "linear16": "linear16", "pcm_s16le": "linear16", "mulaw": "mulaw", "alaw": "alaw",
 }  # fmt: skip
+"""Encodings that sessions have, too, by the names of clients."""
+_RAW = {"linear32": "linear32", "pcm_f32le": "float32"}
 _DECODED_RATE = 16_000
 
 
 class Wire(NamedTuple):
-    """What a client sends, and what its session is to get."""
+    """What a client sends, and what its session gets."""
 
-    name: str | None
-    """Encoding in the words of the client; None for a container."""
     encoding: Encoding
+    """Of the session."""
     sample_rate: int
+    decoded: bool = False
+    """Whether the client's audio is decoded to that."""
+    source: Source | None = None
+    """What is decoded; None for a container."""
 
     @classmethod
     def of(cls, name: str | None, sample_rate: int | None) -> Wire:
-        """The session's encoding and rate for what a client announces."""
+        """What to do with an encoding, which is None or unknown for a container."""
         if name in _AS_IT_IS and sample_rate is not None:
-            return cls(name, _AS_IT_IS[name], sample_rate)
-        return cls(name, "linear16", _DECODED_RATE)
+            return cls(_AS_IT_IS[name], sample_rate)
+        if name in _RAW and sample_rate is not None:
+            source = RawFormat(ENCODINGS[_RAW[name]], sample_rate)
+            return cls("linear16", sample_rate, True, source)
+        return cls("linear16", _DECODED_RATE, True, OPUS if name == "opus" else None)
+
+    def decoder(self, decoders: Decoders) -> Decoder | None:
+        """The decoder; None if the session takes the audio as it is. Raises: UndecodableAudio."""
+        if not self.decoded:
+            return None
+        return decoders.open(Output(self.sample_rate), self.source)
 
 
 class Intake:
-    """Passes audio on to a session."""
+    """Passes audio on to a session, decoded if it must be."""
 
-    def __init__(self, session: ClientSession, wire: Wire) -> None:
+    def __init__(self, session: ClientSession, wire: Wire, decoders: Decoders) -> None:
+        """Raises: UndecodableAudio."""
         self._session = session
+        self._decoder = wire.decoder(decoders)
 
     async def take(self, data: bytes) -> None:
-        """Take what the client has sent; wait while the session has no room. Raises
-        SessionEnded."""
-        await self._session.send(data)
+        """Take what the client has sent; wait while the session has no room. Raises: SessionEnded,
+        UndecodableAudio, DecoderUnavailable."""
+        if self._decoder is None:
+            await self._session.send(data)
+            return
+        async for audio in self._decoder.decode(data):
+            await self._session.send(audio)
 
     async def finish(self) -> None:
-        """Take what is left, at the end of the audio."""
+        """Take what is left in the decoder, at the end of the audio. Raises as `take` does."""
+        if self._decoder is not None:
+            async for audio in self._decoder.finish():
+                await self._session.send(audio)
+
+    async def close(self) -> None:
+        """Release the decoder. Idempotent."""
+        if self._decoder is not None:
+            await self._decoder.close()

@@ -11,12 +11,13 @@ from natterjack.errors import UsageError
 from natterjack.events import Event, StatusEvent
 
 from ...access import Grant, Refused, credentials_of
+from ...audio.errors import DecoderUnavailable, UndecodableAudio
 from ...errors import Draining
 from ...gateway import Gateway
 from ...session import Opening
 from ..backend import options_for
 from ..client import HEARTBEAT_S, ClientStream, Close, close_socket
-from ..intake import Intake, Wire
+from ..intake import Wire
 from ..refusals import label, refusal, refused
 from .protocol import FluxStream, decode
 from .query import BadQuery, Query, Unparsable, parse
@@ -71,8 +72,8 @@ async def _serve(
         socket.headers["dg-request-id"] = flux.request_id
         await socket.prepare(request)
         gateway.metrics.accepted.labels(_LABEL).inc()
-        client = FluxClient(gateway, _LABEL, socket, request, session)
-        client.speak(flux, wire)
+        client = FluxClient(gateway, _LABEL, socket, request, session, wire)
+        client.flux = flux
         await client.tell(lambda: [flux.connected()])
         if (close := await client.run()) is not None:
             await close_socket(socket, close)
@@ -119,17 +120,14 @@ def _opening(
 class FluxClient(ClientStream):
     """One client and its session."""
 
-    def speak(self, flux: FluxStream, wire: Wire) -> None:
-        """Set the codec, and how the client's audio is to be read."""
-        self.flux = flux
-        self._intake = Intake(self.session, wire)
+    flux: FluxStream
+    """Its codec."""
 
     async def text(self, message: str) -> None:
         try:
             kind, content = decode(message)
             match kind:
                 case "CloseStream":
-                    await self._intake.finish()
                     await self.end_audio()
                 case "ForceEndTurn" if not self.session.ending:
                     self.flux.force()
@@ -142,7 +140,7 @@ class FluxClient(ClientStream):
     async def audio(self, data: bytes) -> None:
         if self.session.ending:
             return
-        await self._intake.take(data)
+        await self.intake.take(data)
         await self.tell(lambda: self.flux.audio(self.session.received_seconds))
 
     def messages(self, event: Event) -> list[str]:
@@ -170,6 +168,12 @@ class FluxClient(ClientStream):
     async def unfinished(self) -> None:
         what = "the rest of the transcript is not available in time"
         await self._fail("INTERNAL_SERVER_ERROR", _LEAVING if self.leaving else what)
+
+    async def undecodable(self, error: UndecodableAudio | DecoderUnavailable) -> None:
+        if isinstance(error, UndecodableAudio):
+            await self.finish(lambda: (), Close(1008, f"DATA-0000: {error}"))
+        else:
+            await self._fail("INTERNAL_SERVER_ERROR", str(error))
 
     async def idle(self) -> None:
         what = f"No audio, message or ping for {self.idle_seconds:.0f} seconds."

@@ -12,12 +12,13 @@ from natterjack.errors import UsageError
 from natterjack.events import Event, StatusEvent
 
 from ...access import Grant, Reason, Refused, credentials_of
+from ...audio.errors import DecoderUnavailable, UndecodableAudio
 from ...errors import Draining
 from ...gateway import Gateway
 from ...session import ClientSession, Opening
 from ..backend import options_for, plain_language
 from ..client import HEARTBEAT_S, ClientStream, Close, close_socket, text_of
-from ..intake import Intake, Wire
+from ..intake import Wire
 from ..refusals import label
 from . import protocol
 from .agent import Agent
@@ -186,8 +187,8 @@ async def _serve(
     except Draining:
         raise Fatal("job_error", _LEAVING) from None
     try:
-        client = SpeechmaticsClient(gateway, endpoint.label, socket, request, session)
-        client.speak(endpoint, endpoint.dialect(config), wire)
+        client = SpeechmaticsClient(gateway, endpoint.label, socket, request, session, wire)
+        client.speak(endpoint, endpoint.dialect(config))
         # The broker keeps the audio until a worker is free, so nobody has to wait for one.
         await client.tell(lambda: map(text_of, _greeting(session, config)))
         return await client.run()
@@ -269,11 +270,10 @@ class SpeechmaticsClient(ClientStream):
     idle_seconds = _IDLE_S
     pings_count = False
 
-    def speak(self, endpoint: Endpoint, dialect: Dialect, wire: Wire) -> None:
-        """Set the codec, and how the client's audio is to be read."""
+    def speak(self, endpoint: Endpoint, dialect: Dialect) -> None:
+        """Set the codec."""
         self._endpoint = endpoint
         self._dialect = dialect
-        self._intake = Intake(self.session, wire)
         self._frames = 0
         self._speakers_at_end = False
 
@@ -290,7 +290,6 @@ class SpeechmaticsClient(ClientStream):
             case "StartRecognition":
                 raise Fatal("protocol_error", "StartRecognition a second time")
             case "EndOfStream":
-                await self._intake.finish()
                 await self.end_audio()
             case "ForceEndOfUtterance" if not self.session.ending:
                 await self._force_end(protocol.forced_at(content))
@@ -313,7 +312,7 @@ class SpeechmaticsClient(ClientStream):
             reason = "audio after EndOfStream is ignored"
             await self.tell(lambda: [text_of(protocol.warning("add_audio_after_eos", reason))])
             return
-        await self._intake.take(data)
+        await self.intake.take(data)
         self._frames += 1
         await self.tell(lambda: [protocol.audio_added(self._frames)])
 
@@ -345,6 +344,10 @@ class SpeechmaticsClient(ClientStream):
     async def unfinished(self) -> None:
         what = "the rest of the transcript is not available in time"
         await self._fail(Fatal("job_error", _LEAVING if self.leaving else what))
+
+    async def undecodable(self, error: UndecodableAudio | DecoderUnavailable) -> None:
+        kind = "invalid_audio_type" if isinstance(error, UndecodableAudio) else "job_error"
+        await self._fail(Fatal(kind, str(error)))
 
     async def idle(self) -> None:
         what = f"no audio for {self.idle_seconds / 60:.0f} minutes"
