@@ -49,6 +49,9 @@ NATS_PY = {
     "_max_payload": ("client", "int"),
     "_pending": ("client", "list"),
     "_pending_data_size": ("client", "int"),
+    "_status": ("client", "int"),
+    "_reading_task": ("client", "NoneType"),
+    "_ping_interval_task": ("client", "NoneType"),
     "_flusher_task": ("client", "NoneType"),
     "_flush_queue": ("client", "NoneType"),
     "_pongs": ("client", "list"),
@@ -134,7 +137,7 @@ def test_the_list_of_internal_names_of_nats_py_is_complete() -> None:
     own = {"_flushing", "_socket", "_flusher_ended", "_flush_later", "_flush_now", "_number"}
     own |= {"_client", "_subscription", "_unparsed", "_reader", "_deliver", "_check_size"}
     own |= {"_largest_command", "_largest_message", "_known_limit", "_next_known_limit"}
-    own |= {"_set_limit", "_direct", "_open"}
+    own |= {"_set_limit", "_direct", "_open", "_reconnections", "_stop_if_ending"}
     overridden = {
         node.name
         for node in nodes

@@ -172,9 +172,10 @@ class Broker:
                 with contextlib.suppress(NatsError, TimeoutError, OSError, RuntimeError):
                     await self.client.flush(timeout=2)
         finally:
+            self.client.ending = True
             if not self.client.is_closed:
                 await self._close()
-            self.client.abort()  # a connection that nats-py was just making
+            await self.client.end_tasks()
 
     async def _close(self) -> None:
         # close() waits on the socket if the server is gone. If the connection is just being lost,

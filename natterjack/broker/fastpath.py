@@ -25,6 +25,7 @@ from nats.aio.transport import TcpTransport
 from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
 
+from natterjack.process.run import end_tasks
 from natterjack.telemetry.log import fields
 
 from .login.attempts import last_error
@@ -113,6 +114,10 @@ class Client(NatsClient):
         """Receivers of direct subscriptions, by subscription ID as it is on the wire."""
         self._ps: DirectParser = DirectParser(self, self.direct)
         self._flushing: asyncio.Handle | None = None
+        self.ending = False
+        """Whether no other connection is to be made."""
+        self._reconnections: set[asyncio.Task[Any] | None] = set()
+        """Tasks that make another connection."""
         self._socket: asyncio.WriteTransport | None = None
         """The write side of the current connection."""
         self._largest_command = self._largest_message = 0
@@ -149,17 +154,31 @@ class Client(NatsClient):
             self._auth_configured |= self.identity.seed is not None
         if s.uri.scheme in SCHEMES:
             self._transport = _WebSocketTransport()  # type: ignore[no-untyped-call]
+        self._stop_if_ending()
         await super()._connect_to_server(s)
+        self._stop_if_ending()
+
+    def _stop_if_ending(self) -> None:
+        # asyncio.wait_for, which nats-py uses, may drop a cancellation (see `request`). A client
+        # that is closed would then go on to reconnect for good.
+        if self.ending:
+            raise asyncio.CancelledError
 
     async def _attempt_reconnect(self) -> None:
-        # nats-py closes the old connection and waits until everything written to it is sent. If the
-        # server reads nothing, that takes a quarter of an hour, until the kernel gives up.
-        self.abort()
-        await super()._attempt_reconnect()
+        self._reconnections.add(task := asyncio.current_task())
+        try:
+            # nats-py closes the old connection and waits until everything written to it is sent. If
+            # the server reads nothing, that takes a quarter of an hour, until the kernel gives up.
+            self.abort()
+            if not self.ending:
+                await super()._attempt_reconnect()
+        finally:
+            self._reconnections.discard(task)
 
     async def _process_connect_init(self) -> None:
         try:
             await super()._process_connect_init()
+            self._stop_if_ending()
             self._known_limit, self._next_known_limit = self._next_known_limit, None
             self._set_limit(int(self._max_payload))
         except (ConnectionError, RuntimeError):
@@ -221,6 +240,15 @@ class Client(NatsClient):
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError
         return answer
+
+    async def end_tasks(self) -> None:
+        """End all tasks of this client, in whatever state nats-py has left them, and the
+        connection. Call it after `close`. Idempotent."""
+        tasks = {self._reading_task, self._ping_interval_task, self._flusher_task}
+        tasks = (tasks | self._reconnections) - {asyncio.current_task()}
+        await end_tasks(task for task in tasks if task is not None)
+        self.abort()
+        self._status = Client.CLOSED
 
     def abort(self) -> None:
         """Abort the connection, if there is one, in whatever state nats-py is. Idempotent."""
@@ -333,12 +361,8 @@ class Client(NatsClient):
     def _flush_now(self) -> None:
         self._flushing = None
         socket = self._socket
-        if (
-            self.is_connected
-            and socket is not None
-            and not socket.is_closing()
-            and (not socket.get_write_buffer_size() or self._flusher_ended)
-        ):
+        writable = self.is_connected and socket is not None and not socket.is_closing()
+        if socket and writable and (not socket.get_write_buffer_size() or self._flusher_ended):
             # The transport's buffer is empty, so this write need not wait in nats-py's flusher. (If
             # the flusher was cancelled from outside, nats-py writes directly as well.)
             if self._pending:
@@ -346,8 +370,7 @@ class Client(NatsClient):
                 self._pending.clear()
                 self._pending_data_size = 0
             return
-        queue = self._flush_queue
-        if queue is not None and queue.empty():  # otherwise a flush is already due
+        if (queue := self._flush_queue) is not None and queue.empty():  # else a flush is due
             queue.put_nowait(asyncio.get_running_loop().create_future())
 
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:

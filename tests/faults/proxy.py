@@ -125,6 +125,11 @@ class NatsProxy:
 
     # ---- used by tests ----------------------------------------------------------------------
 
+    @property
+    def connections(self) -> int:
+        """Number of connections that are open."""
+        return len(self._links)
+
     def cut(self) -> None:
         """Abort every connection and refuse new ones, until `heal`."""
         if self._listener is not None:

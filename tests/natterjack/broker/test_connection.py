@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nkeys
 import pytest
@@ -148,6 +150,40 @@ async def test_closing_while_the_connection_is_lost(nats_server: NatsServer) -> 
             await asyncio.sleep(0)
         await broker.close()
         assert broker.client.is_closed
+
+
+async def drop_cancellation(awaited: Awaitable[Any], timeout: float | None) -> Any:
+    """Wait as asyncio.wait_for does on Python 3.11 if the result arrives with a cancellation."""
+    inner = asyncio.ensure_future(awaited)
+    async with asyncio.timeout(timeout):
+        while not inner.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(inner)
+    return inner.result()
+
+
+async def test_nothing_goes_on_after_a_close_in_any_moment_of_a_reconnection(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nats-py does not notice that it is to stop, and goes on to connect."""
+    monkeypatch.setattr(asyncio, "wait_for", drop_cancellation)
+    async with NatsProxy(nats_server.port) as proxy:
+        for moment in range(40):
+            before = asyncio.all_tasks()
+            broker = await connect(BrokerSettings(url=proxy.url), name="test", once=True)
+            broker.client.pause = lambda servers: 0.0
+            accepted = proxy.accepted
+            proxy.cut()
+            proxy.heal()
+            while proxy.accepted == accepted:
+                await asyncio.sleep(0)
+            await asyncio.sleep(moment / 5000)  # the moment; a reconnection takes a few ms
+            await broker.close()
+            assert broker.client.is_closed
+            await asyncio.sleep(0.01)  # what goes on shows itself
+            left = [one for one in asyncio.all_tasks() - before if "Client." in repr(one)]
+            assert not left, (moment, left)
+            await until(lambda: not proxy.connections, "no connection is left")
 
 
 async def test_a_close_that_is_canceled_closes(nats_server: NatsServer) -> None:
