@@ -40,6 +40,8 @@ class Backlog:
         self._end_position: int | None = None
         self.ended = False
         """Whether the last chunk of the session has been put."""
+        self.requested = False
+        """Whether the request of the session is known to be stored."""
         self.dropped_frames = 0
         self.sent_seconds = 0.0
         """Upper bound of the audio that an earlier run has sent."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -21,8 +20,8 @@ from ..access import Grant
 
 _HEADROOM_BYTES = 4 * 1024
 """The stream's limit of a request includes its headers."""
-_DIGEST_CHARACTERS = 20
-_MAX_SPEAKER = 64 - _DIGEST_CHARACTERS - 10
+_DIGEST_CHARACTERS = 12
+_MAX_SPEAKER = 64 - _DIGEST_CHARACTERS - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +41,6 @@ class Opening:
     language: str | None = None
     provider: str | Sequence[str] | None = None
     """A provider, or several in order of preference; None leaves it to the worker."""
-    vendor: str | None = None
-    """The service whose client this is, such as `deepgram`, if `model` and `options` are its own:
-    providers whose names do not begin with it do not get them. None if all understand them."""
     model: str | None = None
     """Model of the provider; None for its default."""
     keyterms: Sequence[str] = ()
@@ -65,7 +61,7 @@ class Opening:
 
 def client_digest(grant: Grant, rejoin: str) -> str:
     """Token that stands for a client: its key and the ID that it repeats. The same on each gateway,
-    and not to be guessed from the ID alone by the holder of another key."""
+    and of no use with another key."""
     text = f"{grant.tenant}\0{grant.key_id}\0{rejoin}"
     return sha256(text.encode()).hexdigest()[:_DIGEST_CHARACTERS]
 
@@ -73,14 +69,16 @@ def client_digest(grant: Grant, rejoin: str) -> str:
 def session_key(grant: Grant, opening: Opening) -> SessionKey:
     """The key of a new session. Raises InvalidKey, and Refused for a conversation that the grant
     does not allow."""
+    conversation = grant.conversation_for(opening.conversation)
+    return SessionKey.checked(grant.tenant, conversation, speaker_of(grant, opening))
+
+
+def speaker_of(grant: Grant, opening: Opening) -> str:
+    """The speaker of a new session. That of a client which repeats an ID tells it from others, so
+    that its sessions can be found in all conversations."""
     if opening.rejoin is None:
-        conversation = grant.conversation_for(opening.conversation)
-        return SessionKey.checked(grant.tenant, conversation, opening.speaker)
-    digest = client_digest(grant, opening.rejoin)
-    conversation = grant.conversation_for(opening.conversation, unique=f"client-{digest}")
-    # One client may have several sessions at once under one ID.
-    speaker = f"{opening.speaker[:_MAX_SPEAKER]}-{digest}-{secrets.token_hex(4)}"
-    return SessionKey.checked(grant.tenant, conversation, speaker)
+        return opening.speaker
+    return f"{opening.speaker[:_MAX_SPEAKER]}-{client_digest(grant, opening.rejoin)}"
 
 
 def with_grant(grant: Grant, opening: Opening, default_providers: Sequence[str] = ()) -> Opening:
@@ -89,29 +87,17 @@ def with_grant(grant: Grant, opening: Opening, default_providers: Sequence[str] 
 
     `default_providers` are those of keys that name none.
     """
-    provider = grant.provider or opening.provider or default_providers or None
-    model, options = opening.model, opening.options
-    if not _understood(provider, opening.vendor):
-        model, options = None, {}
     limits = [n for n in (opening.max_seconds, grant.max_session_seconds) if n is not None]
     return replace(
         opening,
-        provider=provider,
-        model=model or grant.model,
+        provider=grant.provider or opening.provider or default_providers or None,
+        model=opening.model or grant.model,
         language=opening.language or grant.language,
         keyterms=tuple(dict.fromkeys((*opening.keyterms, *grant.keyterms))),
-        options={**grant.options, **options},
+        options={**grant.options, **opening.options},
         labels={**opening.labels, **grant.labels},
         max_seconds=min(limits, default=None),
     )
-
-
-def _understood(provider: str | Sequence[str] | None, vendor: str | None) -> bool:
-    """Whether all providers understand models and options of a vendor."""
-    if vendor is None:
-        return True
-    names = [provider] if isinstance(provider, str) else list(provider or ())
-    return bool(names) and all(name.startswith(vendor) for name in names)
 
 
 def session_spec(key: SessionKey, opening: Opening) -> SessionSpec:

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 SessionEvent = Event | UnknownEvent
 """What a session yields."""
+DELIVERED = "Gateway-Delivered"
+"""Header of chunks of a client that may come back: `<session_id>:<sequence>` of the last durable
+event that it had received when the chunk was sent."""
 _NS = 1_000_000_000
 _FOREVER_S = 3600.0
 _FINALIZE_S = 5.0
@@ -59,7 +62,13 @@ class ClientSession:
         *,
         chunk_ms: int,
         interims: bool,
+        origin: int = 0,
+        delivered: int = -1,
+        repeats: bool = False,
     ) -> None:
+        """`origin` is the position of the client's first frame, and `delivered` the number of the
+        last durable event that it has received on an earlier connection. `repeats`: it may come
+        back after this one."""
         self.spec = publisher.backlog.current
         """The request of the current session."""
         self.publisher = publisher
@@ -73,12 +82,16 @@ class ClientSession:
         self._successor_at: float | None = None
         self._successor_from = 0
         self._sequence = -1
-        """The number of the last durable event of the current session that was yielded."""
+        """The number of the last durable event of the current session that was read."""
+        self._delivered = delivered
+        """The number of the last one that an earlier connection has delivered."""
+        self.repeats = repeats
+        """Whether the client may come back after its connection is lost."""
         self._segment = -1
         self._epoch = 0
-        self._origin = 0
+        self._origin = origin
         """Frames of the session before the client's first one."""
-        self._offered = 0
+        self._offered = origin
         """Frames of the session that were offered to the publisher, the earlier ones included."""
         self._final_seconds = 0.0
         """End of the last final, on the session's clock."""
@@ -90,6 +103,8 @@ class ClientSession:
         """Whether no more audio follows."""
         self.closing: StatusEvent | None = None
         """The closing event of the last session, once nothing follows."""
+        self.complete = False
+        """Whether all of the audio is transcribed, or part of a gap."""
 
     # ---- what a door asks ------------------------------------------------------------------------
 
@@ -170,6 +185,12 @@ class ClientSession:
         except TimeoutError:
             return False
 
+    def mark_left(self) -> None:
+        """Publish a last chunk of one silent frame. It tells the gateway to which the client comes
+        back what the client has received."""
+        self.feed(self._format.silence(1))
+        self.flush()
+
     async def end(self) -> None:
         """Say that no more audio follows. Events go on until the last one. Idempotent."""
         if self.ending:
@@ -197,9 +218,17 @@ class ClientSession:
 
     # ---- events ----------------------------------------------------------------------------------
 
-    async def next(self, timeout: float = _FOREVER_S) -> SessionEvent | None:
+    async def next(
+        self, timeout: float = _FOREVER_S, *, handled: bool = True
+    ) -> SessionEvent | None:
         """Return the next event, or None after `timeout` seconds, and at once when the session is
-        `over`. For one task. Cancel-safe."""
+        `over`. For one task. Cancel-safe.
+
+        `handled`: the client has received what was returned before, so that it is not to get it
+        again if its connection is lost now.
+        """
+        if handled and self.repeats and self._sequence >= 0:
+            self.publisher.more_headers[DELIVERED] = f"{self.spec.session_id}:{self._sequence}"
         deadline = time.monotonic() + timeout
         while self.closing is None:
             now = time.monotonic()
@@ -224,10 +253,11 @@ class ClientSession:
         if event.session_id != self.spec.session_id:
             return False
         if isinstance(event, InterimEvent):
-            if event.epoch < self._epoch or event.segment <= self._segment or not self._interims:
+            if event.epoch < self._epoch or event.segment <= self._segment:
                 return False
-            self._interim_seconds = event.end
-            return True
+            if event.text:
+                self._interim_seconds = event.end
+            return self._interims
         if event.sequence is None or event.sequence <= self._sequence:
             return False
         self._sequence, self._epoch = event.sequence, event.epoch
@@ -237,7 +267,7 @@ class ClientSession:
             self._final.set()
         elif isinstance(event, StatusEvent) and event.closing:
             return self._ended(event)
-        return True
+        return event.sequence > self._delivered
 
     # ---- one session after another ---------------------------------------------------------------
 
@@ -251,7 +281,8 @@ class ClientSession:
             return False
         self.closing = event
         self._final.set()
-        if not isinstance(step, Transcribed):
+        self.complete = isinstance(step, Transcribed)
+        if not self.complete:
             if isinstance(step, Stopped) or not self.publisher.finished.is_set():
                 self.publisher.abandon()
             log.warning("session ended before its audio", extra=self._fields(reason=event.reason))
@@ -276,7 +307,7 @@ class ClientSession:
                 "opened_at": datetime.now(UTC),
             }
         )
-        self._sequence = self._segment = -1
+        self._sequence = self._delivered = self._segment = -1
         self._epoch = 0
         self.publisher.open(self.spec)
         log.info(
