@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def parse_time(text: str, now: datetime) -> datetime:
             f"--since {text}: give a time such as 2026-11-29T14:00 or 2026-11-29T14:00Z, or a "
             "duration such as 90m, 2h or 1d"
         ) from None
+
+
+def number(least: int, most: int) -> Callable[[str], int]:
+    """The type of a whole number as an argument."""
+
+    def parse(text: str) -> int:
+        if not (text.removeprefix("-").isdecimal() and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return int(text)
+
+    return parse
 
 
 def formats(text: str) -> tuple[str, ...]:

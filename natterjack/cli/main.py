@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from importlib.metadata import version
 
 from natterjack.errors import BrokerError, NatterjackError, UsageError
@@ -20,22 +20,12 @@ from natterjack.settings import MODELS, LogSettings, add_flags, load
 from natterjack.telemetry import log as logs
 
 from . import budget, erase, keys, limits, plugins, say, sessions, streams, tail, users
-from .arguments import add_command, path
+from .arguments import add_command, number, path
 from .conversations import control, export, transcribe
+from .local import emulate
 from .webhook import command as webhook
 
 log = logging.getLogger("natterjack")
-
-
-def _number(least: int, most: int) -> Callable[[str], int]:
-    """The type of a whole number as an argument."""
-
-    def number(text: str) -> int:
-        if not (text.removeprefix("-").isdecimal() and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
-        return int(text)
-
-    return number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,12 +82,12 @@ def parser() -> argparse.ArgumentParser:
         description="Run a broker and workers on this machine until Ctrl-C, for development.",
     )
     command.add_argument(
-        "--workers", type=_number(0, 1000), default=1, help="number of workers (default: 1)"
+        "--workers", type=number(0, 1000), default=1, help="number of workers (default: 1)"
     )
     command.add_argument("--provider", help="speech provider (default: the embedded engine)")
     command.add_argument(
         "--port",
-        type=_number(-1, 65_535),
+        type=number(-1, 65_535),
         default=DEFAULT_PORT,
         help=f"port of NATS; -1 for any free port (default: {DEFAULT_PORT}, where other commands "
         "look for NATS)",
@@ -117,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     about = "list the installed providers and voices with their capabilities and settings"
     command = add_command(commands, "plugins", about)
     command.add_argument("--json", action="store_true", help="print JSON")
-    for subcommand in (webhook, budget, limits, sessions, streams, erase, users, keys):
+    for subcommand in (emulate, webhook, budget, limits, sessions, streams, erase, users, keys):
         subcommand.add_to(commands)
     for command in commands.choices.values():
         add_flags(command, LogSettings)
@@ -152,6 +142,7 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
         "sessions": sessions.run,
         "streams": streams.run,
         "erase": erase.run,
+        "emulate": emulate.run,
         "webhook": webhook.run,
         **dict.fromkeys(control.COMMANDS, control.run),
     }

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .canned import Words
 from .tones import TimedWord
 
 GARBAGE: Final[dict[str, str | bytes]] = {
@@ -81,7 +82,12 @@ class Faults(BaseModel):
         "object",
     )
 
-    # Speed.
+    # What is recognized, and how fast.
+    words: Words = Field(
+        "tones",
+        description="canned: any voice is answered with words of a fixed passage, not with what "
+        "was said; for streams that open later",
+    )
     latency_seconds: float = Field(0, ge=0, description="delay of every message")
     pace: float | None = Field(
         None,

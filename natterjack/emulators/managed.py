@@ -164,7 +164,8 @@ class ManagedSession(Session):
             return self._error("bad_request", f"unsupported audio: {audio}")
         if switches.auth_error is not None:
             return self._error(switches.auth_error, "refused by a switch")
-        self._channel = Channel(0, 1, self._query(config), "linear16")
+        decoder = self.recognizer(SAMPLE_RATE, "linear16")
+        self._channel = Channel(0, 1, self._query(config), decoder)
         match switches.first_reply:
             case "none":
                 return []

@@ -16,6 +16,7 @@ connections are refused: `GET`, `POST` and `DELETE /_emulator/faults`, `GET /_em
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -28,6 +29,8 @@ from pydantic import ValidationError
 from .connection import Connection, Live
 from .faults import ConnectionLog, Faults
 from .session import Refusal, Session
+
+log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 _RECEIVE_BUFFER_BYTES = 16 * 1024
@@ -201,6 +204,7 @@ class Emulator(ABC):
             session = self.admit(request)
         except Refusal as refusal:
             entry.end(f"refused {refusal.status}")
+            log.info("connection %d to %s: refused with %d", entry.id, entry.path, refusal.status)
             return refusal.response()
         entry.request_id, entry.words = session.request_id, session.words
         protocols = (session.subprotocol,) if session.subprotocol else ()
@@ -215,11 +219,16 @@ class Emulator(ABC):
             return web.Response(status=400)  # the client has disconnected
         connection = Connection(self, session, socket, request, entry)
         self._live.add(connection)
+        log.info("connection %d to %s: opened", entry.id, entry.path)
         try:
             await connection.run()
         finally:
             self._live.discard(connection)
             entry.end("lost")
+            log.info(
+                "connection %d: %.1f s of audio, %d words, closed: %s",
+                *(entry.id, entry.audio_seconds, len(entry.words), entry.closed),
+            )
         return socket
 
     async def _handshake_faults(self, request: web.Request, entry: ConnectionLog) -> None:
@@ -267,6 +276,10 @@ class Emulator(ABC):
 def _bound(port: int) -> socket.socket:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((HOST, port))
+    try:
+        listener.bind((HOST, port))
+    except OSError:
+        listener.close()
+        raise
     listener.setblocking(False)
     return listener

@@ -8,6 +8,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from aiohttp import web
 
+from natterjack.audio import Encoding
+
+from .canned import Recognizer, recognizer
 from .faults import GARBAGE, Faults
 from .tones import TimedWord
 
@@ -73,6 +76,10 @@ class Session(ABC):
         self.words: list[TimedWord] = []
         self.hits: Callable[[], bool] = lambda: True
         """Whether faults affect this connection; call it only when a fault is due."""
+
+    def recognizer(self, sample_rate: int, encoding: Encoding) -> Recognizer:
+        """Return a recognizer for audio of this session."""
+        return recognizer(self.faults.words, sample_rate, encoding)
 
     @property
     @abstractmethod

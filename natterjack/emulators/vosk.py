@@ -12,10 +12,11 @@ from typing import Any, ClassVar, Final
 
 from aiohttp import web
 
+from .canned import Recognizer
 from .faults import Faults
 from .server import Emulator
 from .session import Close, Outgoing, Session
-from .tones import Decoder, TimedWord
+from .tones import TimedWord
 
 _DEFAULT_RATE: Final = 8000.0
 """The server's VOSK_SAMPLE_RATE, used if the client sends no rate."""
@@ -33,7 +34,7 @@ class VoskSession(Session):
     def __init__(self, faults: Faults) -> None:
         super().__init__(faults)
         self.config: dict[str, Any] = {}
-        self._recognizer: Decoder | None = None
+        self._recognizer: Recognizer | None = None
         self._utterance: list[TimedWord] = []
         self._over = False
 
@@ -46,10 +47,11 @@ class VoskSession(Session):
         return self._recognizer is not None and self._recognizer.speaking
 
     @property
-    def _decoder(self) -> Decoder:
+    def _decoder(self) -> Recognizer:
         """The decoder, created at the first message after the configuration."""
         if self._recognizer is None:
-            self._recognizer = Decoder(round(self.config.get("sample_rate", _DEFAULT_RATE)))
+            rate = round(self.config.get("sample_rate", _DEFAULT_RATE))
+            self._recognizer = self.recognizer(rate, "linear16")
         return self._recognizer
 
     def seconds_in(self, audio: bytes) -> float:

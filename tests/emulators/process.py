@@ -51,9 +51,10 @@ class RemoteEmulator:
 
 @asynccontextmanager
 async def emulator_process(provider: str, *arguments: str) -> AsyncIterator[RemoteEmulator]:
-    """Run `python -m natterjack.emulators <provider> <arguments>` as a subprocess."""
+    """Run `natterjack emulate <provider> --words tones <arguments>` as a subprocess."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "natterjack.emulators", provider, "--port", str(free_port())),
+        *(sys.executable, "-m", "natterjack", "emulate", provider, "--words", "tones"),
+        *("--port", str(free_port())),
         *arguments,
         stdout=asyncio.subprocess.PIPE,
     )

@@ -14,7 +14,7 @@ from typing import Any
 import soundfile
 
 from natterjack.emulators import pcm, tones
-from natterjack.emulators.catalog import TRANSCRIBING
+from natterjack.emulators.catalog import TRANSCRIBING, settings
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
@@ -185,24 +185,9 @@ def worker_environment(emulators: dict[str, RemoteEmulator]) -> dict[str, str]:
 
     Deepgram's providers share an address, so only one of them can be used.
     """
-    environment = dict.fromkeys(
-        ("DEEPGRAM_API_KEY", "SPEECHMATICS_API_KEY", "MANAGED_TOKEN"), "a-key"
-    )
-    addresses = {
-        "deepgram": ("DEEPGRAM_URL", ""),
-        "deepgram-flux": ("DEEPGRAM_URL", ""),
-        "deepgram-rest": ("DEEPGRAM_REST_URL", ""),
-        "speechmatics": ("SPEECHMATICS_URL", "/v2"),
-        "speechmatics-agent": ("SPEECHMATICS_AGENT_URL", "/v2/agent"),
-        "managed": ("MANAGED_URL", ""),
-        "deepgram-aura": ("DEEPGRAM_URL", ""),
-        "deepgram-flux-speak": ("DEEPGRAM_URL", ""),
-    }
+    environment: dict[str, str] = {}
     for name, emulator in emulators.items():
-        variable, path = addresses[name]
-        environment[variable] = emulator.url.replace("ws:", "http:") if "REST" in variable else (
-            emulator.url + path
-        )  # fmt: skip
+        environment |= settings(name, emulator.url)
         if name in TRANSCRIBING:
             environment[f"{name.upper().replace('-', '_')}_CATCH_UP_RATE"] = "8"
     return environment

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from natterjack.broker.connection import connected
 from natterjack.emulators import tones
-from natterjack.emulators.catalog import TRANSCRIBING, load
+from natterjack.emulators.catalog import TRANSCRIBING, load, settings
 from natterjack.emulators.server import Emulator
 from natterjack.settings import BrokerSettings
 from tests.nats_server import NatsServer
@@ -61,17 +61,7 @@ HEAD = (
 def environment(name: str, emulator: Emulator) -> dict[str, str]:
     """Settings under which a worker uses the emulator for provider `name`, and feeds it fast."""
     prefix = name.upper().replace("-", "_")
-    address = {
-        "DEEPGRAM_URL": emulator.url,
-        "DEEPGRAM_REST_URL": emulator.url.replace("ws://", "http://"),
-        "SPEECHMATICS_URL": f"{emulator.url}/v2",
-        "SPEECHMATICS_AGENT_URL": f"{emulator.url}/v2/agent",
-        "MANAGED_URL": emulator.url,
-    }
-    keys = dict.fromkeys(("DEEPGRAM_API_KEY", "SPEECHMATICS_API_KEY", "MANAGED_TOKEN"), "a-key")
-    return {
-        **address, **keys, "WORKER_PROVIDER": name, f"{prefix}_CATCH_UP_RATE": str(SPEED * 2)
-    }  # fmt: skip
+    return {**settings(name, emulator.url), f"{prefix}_CATCH_UP_RATE": str(SPEED * 2)}
 
 
 async def rows(name: str, seconds: float) -> list[Row]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from natterjack.audio import Encoding
-
-from ..tones import Decoder, TimedWord
+from ..canned import Recognizer
+from ..tones import TimedWord
 from .query import Listen
 
 _INTERIM_SECONDS: Final = 1.0
@@ -24,9 +23,9 @@ _SPEECH_SECONDS: Final = 0.05
 class Channel:
     """Results of one channel. Times are seconds of audio since the connection's first byte."""
 
-    def __init__(self, index: int, count: int, query: Listen, encoding: Encoding) -> None:
+    def __init__(self, index: int, count: int, query: Listen, decoder: Recognizer) -> None:
         self.index = index
-        self.decoder = Decoder(query.sample_rate, encoding)
+        self.decoder = decoder
         self._count = count
         self._query = query
         self._words: list[TimedWord] = []

@@ -91,7 +91,7 @@ class FluxSession(Session):
         self._decodable = query.encoding in BYTES_PER_SAMPLE
         encoding = cast(Encoding, query.encoding if self._decodable else "linear16")
         self._frame = BYTES_PER_SAMPLE[encoding]
-        self._turns = Turns(query.sample_rate or 16000, encoding)
+        self._turns = Turns(self.recognizer(query.sample_rate or 16000, encoding))
         self._rest = b""
         self._sequence = 0
         self._muted = False

@@ -10,9 +10,8 @@ import enum
 import math
 from typing import Any, Final
 
-from natterjack.audio import Encoding
-
-from ..tones import Decoder, TimedWord
+from ..canned import Recognizer
+from ..tones import TimedWord
 from .flux_query import Config
 
 _STEP_SECONDS: Final = 0.25
@@ -35,8 +34,8 @@ def confidence(quiet_seconds: float) -> float:
 class Turns:
     """The turns of one stream. Times are seconds of audio since its first byte."""
 
-    def __init__(self, sample_rate: int, encoding: Encoding) -> None:
-        self.decoder = Decoder(sample_rate, encoding)
+    def __init__(self, decoder: Recognizer) -> None:
+        self.decoder = decoder
         self.state = State.READY
         self.index = 0
         self.window_end = 0.0

@@ -73,7 +73,10 @@ class ListenSession(Session):
             count = query.channels if query.multichannel else 1
             if count < query.channels:
                 encoding = "linear16"  # the result of mixing
-            self._channels = [Channel(i, count, query, encoding) for i in range(count)]
+            self._channels = [
+                Channel(i, count, query, self.recognizer(query.sample_rate, encoding))
+                for i in range(count)
+            ]
         self._rest = b""
         self._digest = hashlib.sha256()
         self._received = False

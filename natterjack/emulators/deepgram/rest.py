@@ -23,10 +23,11 @@ from pydantic import Field
 from natterjack.audio import Encoding
 
 from .. import pcm
+from ..canned import Recognizer, recognizer
 from ..exchange import Answer, HttpEmulator, HttpFaults
 from ..faults import ConnectionLog, Faults
 from ..session import Refusal
-from ..tones import Decoder, TimedWord
+from ..tones import TimedWord
 from .query import (
     ERRORS,
     KEYTERM_TOKENS,
@@ -104,7 +105,9 @@ class DeepgramRestEmulator(HttpEmulator):
         tracks, encoding, rate = _decoded(recording, body)
         entry.request_id = str(uuid.uuid4())
         entry.audio_frames = 1
-        decoded = [_decode(track, encoding, rate) for track in tracks]
+        decoded = [
+            _decode(track, recognizer(self.faults.words, rate, encoding)) for track in tracks
+        ]
         entry.audio_seconds = round(decoded[0][1], 6)
         entry.words += sorted(
             (word for words, _ in decoded for word in words), key=lambda word: word.start
@@ -218,9 +221,8 @@ def _decoded(recording: Recording, body: bytes) -> tuple[list[bytes], Encoding, 
     return [body], cast(Encoding, recording.encoding), recording.sample_rate
 
 
-def _decode(audio: bytes, encoding: Encoding, rate: int) -> tuple[list[TimedWord], float]:
+def _decode(audio: bytes, decoder: Recognizer) -> tuple[list[TimedWord], float]:
     """Return the words and the seconds of audio."""
-    decoder = Decoder(rate, encoding)
     return decoder.feed(audio) + decoder.flush(), decoder.seconds
 
 

@@ -32,7 +32,7 @@ class AgentSession(RecognitionSession):
     def engine(self, content: dict[str, Any], encoding: Encoding) -> AnyEngine:
         mode = content.get("turn_config", {}).get("turn_detection_mode", "vad")
         config = content["transcription_config"]
-        return SegmentEngine(config, mode, self._rate, encoding, self.words)
+        return SegmentEngine(config, mode, self.recognizer(self._rate, encoding), self.words)
 
     def switch_engine(self, engine: AnyEngine) -> None:
         assert isinstance(engine, SegmentEngine)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from natterjack.audio import Encoding
-
-from ..tones import Decoder, TimedWord
+from ..canned import Recognizer
+from ..tones import TimedWord
 
 _PARTIAL_SECONDS: Final = 0.3
 _SPEECH_OVER_SECONDS: Final = 0.3
@@ -30,11 +29,10 @@ class SegmentEngine:
         self,
         config: dict[str, Any],
         turn_detection_mode: str,
-        sample_rate: int,
-        encoding: Encoding,
+        decoder: Recognizer,
         log: list[TimedWord],
     ) -> None:
-        self.decoder = Decoder(sample_rate, encoding)
+        self.decoder = decoder
         self.config = config
         """The current `transcription_config`."""
         self.cap_seconds = 120.0

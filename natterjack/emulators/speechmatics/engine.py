@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from natterjack.audio import Encoding
-
-from ..tones import Decoder, TimedWord
+from ..canned import Recognizer
+from ..tones import TimedWord
 
 _PARTIAL_SECONDS: Final = 0.3
 _SILENCE_SECONDS: Final = 3.0
@@ -32,12 +31,11 @@ class Engine:
     def __init__(
         self,
         config: dict[str, Any],
-        sample_rate: int,
-        encoding: Encoding,
+        decoder: Recognizer,
         delimiter: str,
         log: list[TimedWord],
     ) -> None:
-        self.decoder = Decoder(sample_rate, encoding)
+        self.decoder = decoder
         self.config = config
         """The current `transcription_config`."""
         self.quiet_in_silence = False

@@ -19,10 +19,11 @@ from aiohttp import web
 
 from natterjack.audio import Encoding
 
+from ..canned import Recognizer
 from ..faults import GARBAGE, Faults
 from ..server import Emulator
 from ..session import Close, Elapsed, Outgoing, Refusal, Session
-from ..tones import Decoder, TimedWord
+from ..tones import TimedWord
 from .engine import Engine
 from .faults import (
     IDLE_SECONDS,
@@ -51,7 +52,7 @@ class AnyEngine(Protocol):
     """Turns audio into the messages of one endpoint."""
 
     config: dict[str, Any]
-    decoder: Decoder
+    decoder: Recognizer
 
     @property
     def seconds(self) -> float: ...
@@ -114,7 +115,7 @@ class RecognitionSession(Session):
     def engine(self, content: dict[str, Any], encoding: Encoding) -> AnyEngine:
         """Return the engine for a StartRecognition."""
         config, delimiter = content["transcription_config"], self._switches.word_delimiter
-        return Engine(config, self._rate, encoding, delimiter, self.words)
+        return Engine(config, self.recognizer(self._rate, encoding), delimiter, self.words)
 
     def switch_engine(self, engine: AnyEngine) -> None:
         """Pass switches to the engine."""
