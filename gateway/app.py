@@ -11,6 +11,7 @@ from natterjack.telemetry.http_port import HttpPort, alive, readiness, scrape
 from . import pages
 from .api import routes as api
 from .doors.deepgram_flux import door as deepgram_flux
+from .doors.managed import door as managed
 from .doors.speechmatics import door as speechmatics
 from .gateway import Gateway as Gateway
 
@@ -21,6 +22,7 @@ _MAX_FIELD_BYTES = 16 * 1024
 ROUTES: tuple[Callable[[web.Application, Gateway], None], ...] = (
     deepgram_flux.add_routes,
     speechmatics.add_routes,
+    managed.add_routes,
     api.add_routes,
     pages.add_routes,
 )

@@ -45,6 +45,6 @@ def turn(event: Any, at: float | None = None, number: int = 0, **more: Any) -> T
     return TurnEvent(**_COMMON, sequence=0, turn=number, event=event, **place, **more)
 
 
-def status(state: Any, reason: str | None = None) -> StatusEvent:
+def status(state: Any, reason: str | None = None, **more: Any) -> StatusEvent:
     """A change of the session's state."""
-    return StatusEvent(**_COMMON, sequence=0, state=state, reason=reason, worker="w")
+    return StatusEvent(**_COMMON, sequence=0, state=state, reason=reason, **more, worker="w")

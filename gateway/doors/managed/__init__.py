@@ -1,0 +1,1 @@
+"""`/ws/transcribe`: clients of the managed protocol."""
