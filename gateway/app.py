@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from natterjack.telemetry.http_port import HttpPort, alive, readiness, scrape
 
 from . import pages
 from .api import routes as api
 from .doors.deepgram_flux import door as deepgram_flux
+from .doors.deepgram_listen import door as deepgram_listen
 from .doors.managed import door as managed
 from .doors.speechmatics import door as speechmatics
 from .gateway import Gateway as Gateway
@@ -20,6 +23,7 @@ _MAX_LINE_BYTES = 64 * 1024
 _MAX_FIELD_BYTES = 16 * 1024
 
 ROUTES: tuple[Callable[[web.Application, Gateway], None], ...] = (
+    deepgram_listen.add_routes,
     deepgram_flux.add_routes,
     speechmatics.add_routes,
     managed.add_routes,
@@ -55,10 +59,17 @@ def application(gateway: Gateway) -> web.Application:
     return app
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Drop what aiohttp logs, with a traceback, about requests that are not valid HTTP."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
 async def serve(gateway: Gateway) -> HttpPort:
     """Listen. Raises UsageError if the port is in use, or may not be open to other machines."""
     settings = gateway.settings
     gateway.access.settings.check_exposure(settings.http_host)
+    logging.getLogger("aiohttp.server").addFilter(_is_ours)
     port = HttpPort(settings.http_host, settings.http_port, "GATEWAY_HTTP_PORT")
     await port.serve(
         application(gateway), max_line_size=_MAX_LINE_BYTES, max_field_size=_MAX_FIELD_BYTES

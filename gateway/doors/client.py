@@ -88,6 +88,8 @@ class ClientStream(ABC):
         self._close: asyncio.Future[Close | None] = asyncio.get_running_loop().create_future()
         """How to close the connection; None if it is lost, or the client has closed it."""
         self._life_at = time.monotonic()
+        self._busy = False
+        """Whether the client's last message is still being taken."""
         self._forces: asyncio.Queue[None] = asyncio.Queue()
         self._pause = asyncio.Event()
         self._ended = asyncio.Event()
@@ -158,8 +160,12 @@ class ClientStream(ABC):
             return
         except SessionEnded:
             pass  # `_events` says why
-        await self.session.end()
+        await self.end_session()
         self._ended.set()
+
+    async def end_session(self) -> None:
+        """Say to the session that no more audio follows."""
+        await self.session.end()
 
     def force(self) -> None:
         """Make all audio so far final, after which `forced` is called."""
@@ -188,13 +194,14 @@ class ClientStream(ABC):
             message = await self._socket.receive()
             match message.type:
                 case WSMsgType.BINARY:
-                    self._life_at = time.monotonic()
+                    self._busy = True
                     try:
                         await self.audio(message.data)
                     except SessionEnded:
                         log.debug("audio after the end of the session")  # `_events` says why
                     except (UndecodableAudio, DecoderUnavailable) as error:
                         await self.undecodable(error)
+                    self._busy, self._life_at = False, time.monotonic()
                 case WSMsgType.TEXT:
                     self._lives()
                     await self.text(message.data)
@@ -231,6 +238,8 @@ class ClientStream(ABC):
     async def _watch(self) -> None:
         while True:
             left = self._life_at + self.idle_seconds - time.monotonic()
+            if self._busy:  # the client has to wait for the broker
+                left = self.idle_seconds
             if left <= 0:
                 if not self.session.ending:
                     await self.idle()
@@ -251,7 +260,7 @@ class ClientStream(ABC):
                 if not self.paused():
                     self._pause.clear()
                     await self._pause.wait()
-                await self.session.end()
+                await self.end_session()
                 await asyncio.shield(self._close)
         if not self._close.done():
             await self.unfinished()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from natterjack.audio import Encoding
 
 from ..audio.convert import ENCODINGS, Output, RawFormat
 from ..audio.decoder import OPUS, Decoder, Decoders, Source
-from ..session import ClientSession
 
 _AS_IT_IS: dict[str, Encoding] = {
     "linear16": "linear16", "pcm_s16le": "linear16", "mulaw": "mulaw", "alaw": "alaw",
@@ -28,28 +27,39 @@ class Wire(NamedTuple):
     """Whether the client's audio is decoded to that."""
     source: Source | None = None
     """What is decoded; None for a container."""
+    channels: int = 1
+    """Interleaved channels after decoding."""
 
     @classmethod
-    def of(cls, name: str | None, sample_rate: int | None) -> Wire:
-        """What to do with an encoding, which is None or unknown for a container."""
+    def of(
+        cls, name: str | None, sample_rate: int | None, channels: int = 1, *, apart: bool = False
+    ) -> Wire:
+        """What to do with an encoding, which is None or unknown for a container. Raw audio has some
+        `channels`, which stay `apart` or are mixed."""
         if name in _AS_IT_IS and sample_rate is not None:
-            return cls(_AS_IT_IS[name], sample_rate)
+            return cls(_AS_IT_IS[name], sample_rate, channels=channels)
         if name in _RAW and sample_rate is not None:
-            source = RawFormat(ENCODINGS[_RAW[name]], sample_rate)
-            return cls("linear16", sample_rate, True, source)
+            source = RawFormat(ENCODINGS[_RAW[name]], sample_rate, channels)
+            return cls("linear16", sample_rate, True, source, channels if apart else 1)
         return cls("linear16", _DECODED_RATE, True, OPUS if name == "opus" else None)
 
     def decoder(self, decoders: Decoders) -> Decoder | None:
         """The decoder; None if the session takes the audio as it is. Raises: UndecodableAudio."""
         if not self.decoded:
             return None
-        return decoders.open(Output(self.sample_rate), self.source)
+        return decoders.open(Output(self.sample_rate, self.channels), self.source)
+
+
+class Takes(Protocol):
+    """A session, or those of several channels."""
+
+    async def send(self, audio: bytes) -> None: ...
 
 
 class Intake:
     """Passes audio on to a session, decoded if it must be."""
 
-    def __init__(self, session: ClientSession, wire: Wire, decoders: Decoders) -> None:
+    def __init__(self, session: Takes, wire: Wire, decoders: Decoders) -> None:
         """Raises: UndecodableAudio."""
         self._session = session
         self._decoder = wire.decoder(decoders)

@@ -20,13 +20,19 @@ _CODES = {
 }
 
 
-def refusal(status: int, message: str, retry_after: float | None = None) -> web.Response:
+def refusal(
+    status: int, message: str, retry_after: float | None = None, code: str | None = None
+) -> web.Response:
     """An HTTP error with its text in the body and, for clients that drop that, in a header."""
     request_id = str(uuid4())
     headers = {"dg-request-id": request_id, "dg-error": " ".join(message.split())[:500]}
     if retry_after is not None:
         headers["Retry-After"] = str(math.ceil(retry_after))
-    body = {"err_code": _CODES.get(status, "Error"), "err_msg": message, "request_id": request_id}
+    body = {
+        "err_code": code or _CODES.get(status, "Error"),
+        "err_msg": message,
+        "request_id": request_id,
+    }
     return web.Response(
         status=status, headers=headers, text=json.dumps(body), content_type="application/json"
     )

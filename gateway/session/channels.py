@@ -33,6 +33,11 @@ class Channels:
         self._pending: dict[asyncio.Task[SessionEvent | None], int] = {}
 
     @property
+    def ending(self) -> bool:
+        """Whether no more audio follows."""
+        return self.first.ending
+
+    @property
     def over(self) -> bool:
         """Whether nothing follows."""
         return all(session.over for session in self.sessions)

@@ -25,7 +25,7 @@ NO_ANSWER = (
     "NET-0000: Deepgram did not provide a response message within the timeout window. "
     "See https://dpgr.am/net0000"
 )
-UNDECODABLE = "DATA-0000: the payload cannot be decoded as audio. See https://dpgr.am/data0000"
+UNDECODABLE = "DATA-0000"
 """Clients look for the code in the text ("Errors")."""
 _PUNCTUATION = "!\"#&'()*+,-./:;<=>?@[\\]^_`{|}~" + "\u2026\u201c\u201d\u201e\u2018\u2019«»¿¡"
 _PUNCTUATION += "\u2013\u2014\u3001\u3002\uff0c\uff01\uff1f"
@@ -39,6 +39,7 @@ class _Held(NamedTuple):
     words: list[TimedWord]
     event: FinalEvent
     end: float
+    turn_ended: bool = False
 
 
 class _Channel:
@@ -85,6 +86,11 @@ class ListenStream:
         return any(channel.held is not None for channel in self._channels)
 
     @property
+    def counts_silence(self) -> bool:
+        """Whether `progress` has something to do."""
+        return self._query.utterance_end_seconds is not None
+
+    @property
     def quiet(self) -> bool:
         """Whether all words that are known are final, so that the connection can be closed."""
         return not any(channel.open or channel.held for channel in self._channels)
@@ -127,8 +133,9 @@ class ListenStream:
                 if not self._query.endpointing:
                     pass
                 elif channel.held is not None:
+                    channel.held = channel.held._replace(turn_ended=True)
                     if not keep:
-                        messages += self._send_held(index, speech_final=True)
+                        messages += self._send_held(index)
                 elif channel.spoken:
                     end = max(channel.cursor, event.end or 0.0)
                     messages.append(self._silence(index, end, speech_final=True))
@@ -229,6 +236,7 @@ class ListenStream:
             return []
         start, end = channel.cursor, max(held.end, channel.cursor)
         channel.cursor = end
+        speech_final |= held.turn_ended
         if speech_final:
             channel.spoken = False
         return [

@@ -68,6 +68,8 @@ class Query:
     punctuated: bool
     diarize: bool
     keyterms: tuple[str, ...]
+    keywords: tuple[str, ...]
+    """Terms for older models, without their intensifiers."""
     tags: tuple[str, ...]
     extra: Mapping[str, str]
     conversation: str | None
@@ -100,7 +102,7 @@ def parse(query: Mapping[str, Sequence[str]]) -> Query:
         _bad("`utterance_end_ms` needs `interim_results=true`.")
     diarizer = _one(query, "diarize_model")
     keyterms = tuple(term for term in query.get("keyterm", ()) if term.strip())
-    keywords = [word.rpartition(":")[0] or word for word in query.get("keywords", ())]
+    keywords = (word.rpartition(":")[0] or word for word in query.get("keywords", ()))
     extra = dict(pair.split(":", 1) for pair in query.get("extra", ()) if ":" in pair)
     return Query(
         encoding=encoding,
@@ -115,7 +117,8 @@ def parse(query: Mapping[str, Sequence[str]]) -> Query:
         vad_events=flags["vad_events"],
         punctuated=flags["punctuate"] or flags["smart_format"],
         diarize=flags["diarize"] or diarizer is not None,
-        keyterms=(*keyterms, *keywords),
+        keyterms=keyterms,
+        keywords=tuple(keywords),
         tags=tuple(query.get("tag", ())),
         extra=dict(list(extra.items())[:_MAX_LABELS]),
         conversation=_one(query, "conversation"),
