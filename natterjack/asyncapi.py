@@ -36,7 +36,7 @@ from .subjects import (
     VOICE_EVENT_PREFIX,
     VOICE_SESSION_PREFIX,
 )
-from .voice.audio import AUDIO_CUT, AUDIO_FENCE, EPOCH, SAMPLE_RATE, UTTERANCE
+from .voice.audio import AUDIO_ANSWER, AUDIO_CUT, AUDIO_FENCE, EPOCH, SAMPLE_RATE, UTTERANCE
 from .voice.control import VoiceReply, VoiceRequest
 from .voice.events import UtteranceEvent, VoiceStatusEvent, VoiceUsage
 from .voice.spec import Played, TextPiece, VoiceSpec
@@ -156,7 +156,12 @@ def _speech_headers() -> dict[str, Any]:
             AUDIO_FENCE: {
                 **_FLAG,
                 "description": "stored by a worker that takes the session over; not a part of the "
-                "speech: players ignore it. The payload is empty",
+                "speech: players ignore it, unless it is an answer. The payload is empty",
+            },
+            AUDIO_ANSWER: {
+                **_FLAG,
+                "description": "of a fence that is not stored: the worker has published again what "
+                "a player lacks. Audio-Seq is the first chunk to be played",
             },
             audio.MSG_ID: {"type": "string", "description": "<session_id>:<seq>"},
         },

@@ -70,6 +70,12 @@ class Order:
         if self.next is None and self._waiting:
             self._begin_at(min(self._waiting))
 
+    def begin(self, seq: int) -> None:
+        """Begin with this chunk, unless it has begun: all before it were played."""
+        if self.next is None:
+            self._drop([number for number in self._waiting if number < seq])
+            self._begin_at(seq)
+
     def skip(self) -> None:
         """Give up the missing chunks before the first that has come."""
         if self.missing is not None and self._waiting:

@@ -144,6 +144,8 @@ class Player:
                 log.warning("a chunk of speech is invalid, and is not played: %s", error)
             return
         if header.fence:
+            if header.answer:
+                self.playout.answered(header.session_id, header.seq, boot_time())
             return
         before = self.playout.session_id
         self._after(header, self.playout.receive(header, data, boot_time()), before)

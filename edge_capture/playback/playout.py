@@ -18,11 +18,10 @@ from .reports import Reports
 
 MAX_QUEUED_S = 60.0
 """How much speech is queued at most. What comes beyond that is asked for again."""
-JOIN_S = 0.5
-"""How long a player that joins a session waits for the chunks that were published before."""
 HOLE_S = 20.0
 """How long missing chunks are waited for, without which words are lost: the session's worker may be
-away until its lease has run out, and the broker until it has elected leaders."""
+away until its lease has run out, and the broker until it has elected leaders. A player that joins
+a session waits as long for the worker's answer, which says with which chunk it begins."""
 PLAYED_S = 5.0
 """How long they are waited for at least once all before them was played: only then does the worker
 speak again what is lost."""
@@ -53,7 +52,7 @@ class _Session:
         self.converter = Converter(sample_rate, rate, options.volume)
         self.queue = PlayQueue(rate, options.buffer_seconds, options.max_late_seconds)
         self.reports = Reports(session_id)
-        self.start_at = now + JOIN_S
+        self.start_at = now + HOLE_S
         self.ask_until = now + ASK_S
         self.hole: int | None = None
         """The missing chunk that is waited for, and below until when."""
@@ -141,6 +140,14 @@ class Playout:
             session.converter.reset()
         session.advance(now)
         return replaces or (header.cut and verdict == "taken")
+
+    def answered(self, session_id: str, seq: int, now: float) -> None:
+        """The worker has published all chunks from this one on again, as far as there are any; all
+        before it were played."""
+        session = self._session
+        if session is not None and session.order.session_id == session_id:
+            session.order.begin(seq)
+            session.advance(now)
 
     def join(self, session_id: str, sample_rate: int, now: float) -> bool:
         """Play this session from now on, unless it was replaced before. What was published of it

@@ -3,7 +3,9 @@
 The worker publishes them ahead of playback. A cut is a chunk without audio: the player drops
 everything that it has not played. A fence is not part of the speech: a worker that takes a session
 over stores it before any chunk, so that no chunk of an older holder is stored after it. It has the
-number and the position of the next chunk, and repeats the rest of the newest chunk's headers.
+number and the position of the next chunk, and repeats the rest of the newest chunk's headers. An
+answer, which is never stored, is a fence too: a worker publishes it to a player that has asked for
+chunks, after those that it has published again.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ UTTERANCE = "Utterance"
 EPOCH = "Epoch"
 AUDIO_CUT = "Audio-Cut"
 AUDIO_FENCE = "Audio-Fence"
+AUDIO_ANSWER = "Audio-Answer"
 SAMPLE_RATE = "Sample-Rate"
 MIN_RATE, MAX_RATE = 8000, 48_000
 """Sample rates of speech, in hertz."""
@@ -48,7 +51,10 @@ class SpeechHeader(NamedTuple):
     """True for a cut: what was not played of chunks before this one is not to be played. The chunk
     has no audio; `pos` is the position at which later audio begins."""
     fence: bool = False
-    """True for a fence, which has no audio. Players ignore it."""
+    """True for a fence, which has no audio. Players ignore it, unless it is an answer."""
+    answer: bool = False
+    """True for an answer. `seq` is the number of the first chunk that is to be played: all before
+    it were."""
 
     @property
     def next_seq(self) -> int:
@@ -73,6 +79,8 @@ def encode_speech_headers(header: SpeechHeader) -> dict[str, str]:
         headers[AUDIO_CUT] = "1"
     if header.fence:
         headers[AUDIO_FENCE] = "1"
+    if header.answer:
+        headers[AUDIO_ANSWER] = "1"
     return headers
 
 
@@ -91,6 +99,7 @@ def decode_speech_headers(headers: Mapping[str, str] | None, size: int) -> Speec
         _flag(headers, AUDIO_END),
         _flag(headers, AUDIO_CUT),
         _flag(headers, AUDIO_FENCE),
+        _flag(headers, AUDIO_ANSWER),
     )
     if not MIN_RATE <= header.sample_rate <= MAX_RATE:
         raise BadChunk(f"{SAMPLE_RATE} {header.sample_rate} is not {MIN_RATE} to {MAX_RATE}")
@@ -102,6 +111,8 @@ def decode_speech_headers(headers: Mapping[str, str] | None, size: int) -> Speec
         raise BadChunk("a cut has no audio")
     if header.fence and size:
         raise BadChunk("a fence has no audio")
+    if header.answer and not header.fence:
+        raise BadChunk("an answer is a fence")
     return header
 
 

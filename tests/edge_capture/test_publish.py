@@ -27,6 +27,7 @@ from natterjack.subjects import audio_subject
 from tests.edge_capture.program import only_recording
 from tests.edge_capture.samples import FRAMES, chunk
 from tests.edge_capture.test_faults import say, status_event
+from tests.faults.proxy import NatsProxy
 from tests.freezing import freeze
 from tests.limited import LimitedServer
 from tests.waiting import soon, until
@@ -211,16 +212,22 @@ async def test_a_missed_closing_event_is_found_in_the_stream(
 
 
 async def test_an_earlier_sessions_end_is_asked_for_until_the_stream_answers(
-    broker: Broker, caplog: pytest.LogCaptureFixture
+    broker: Broker, nats_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As with a stream that has no leader for a moment: the session is not sent as one that goes
     on."""
+
+    async def make_stream() -> None:
+        await streams.ensure(broker, StreamSettings())
+        await say(broker, status_event(SPEC, 3, "closed"))
+
     status = SessionStatus(SPEC)
-    await status.subscribe(broker)
-    asking = asyncio.create_task(status.has_ended(requested=False))
-    await streams.ensure(broker, StreamSettings())  # the first answer is that there is no stream
-    await say(broker, status_event(SPEC, 3, "closed"))
-    assert await soon(asking, 20)
+    async with NatsProxy(nats_server.port) as proxy:
+        asked = f"$JS.API.DIRECT.GET.{streams.TRANSCRIPTS}.>"
+        proxy.before(asked, make_stream, n=2)  # the first answer is that there is no stream
+        async with connected(BrokerSettings(url=proxy.url), name="edge", once=True) as edge:
+            await status.subscribe(edge)
+            assert await soon(status.has_ended(requested=False), 20)
     assert status.closing
     assert "does not say" not in caplog.text
 

@@ -124,5 +124,7 @@ class Incoming:
             return False
         self._services.metrics.voice_republished.inc(found.chunks)
         lost = found.seq > first and found.position > played
+        if not lost:
+            speech.answer(found.first)
         # A player that still plays what it has would hear that again. It asks until it has no more.
         return lost and playback.published > played and playback.waits(now)

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _WRONG_LAST_SEQUENCE = 10071
+_NEVER = 2**53 - 1
+"""A last sequence that no subject has: the stream does not store the message."""
 _TIMEOUT_S = 3.0
 _BATCH, _BATCH_BYTES = 100, 1024 * 1024
 _LARGEST_BYTES = 16_384
@@ -58,6 +60,8 @@ class Republished(NamedTuple):
 
     chunks: int
     """How many were published."""
+    first: int
+    """The number of the chunk from which on all are published again: those before were played."""
     seq: int
     position: int
 
@@ -236,6 +240,7 @@ class Speech:
         except those that were played. The stream drops them as duplicates. Return None if not all
         could be read or published now: the player asks again."""
         sequence, left, count = 1, 1, 0
+        begin: int | None = None
         lowest, end, seq = (self.seq, self.position), -1, self.seq
         while left:
             try:
@@ -258,7 +263,9 @@ class Speech:
                 frames = len(message.data) // FRAME_BYTES
                 end = header.pos + frames
                 wanted = header.seq >= first
-                if wanted and (header.cut or header.end or end > played):
+                unplayed = header.cut or end > played
+                begin = (header.seq if begin is None else begin) if unplayed else None
+                if wanted and (unplayed or header.end):
                     try:
                         self._broker.client.post(
                             self._subject, message.data, headers=encode_speech_headers(header)
@@ -269,7 +276,24 @@ class Speech:
             if not messages:
                 break
             await asyncio.sleep(0)
-        return Republished(count, *lowest)
+        return Republished(count, seq if begin is None else begin, *lowest)
+
+    def answer(self, seq: int) -> None:
+        """Tell the player that asks for chunks that the first that is to be played is `seq`."""
+        header = SpeechHeader(
+            self._session_id,
+            self._epoch,
+            0,
+            seq,
+            self.position,
+            self._rate,
+            fence=True,
+            answer=True,
+        )
+        headers = encode_speech_headers(header)
+        headers[_EXPECTED] = str(_NEVER)
+        with contextlib.suppress(NatsError):  # the player asks again
+            self._broker.client.post(self._subject, b"", headers=headers)
 
 
 def _retrieve_error(task: asyncio.Task[None]) -> None:

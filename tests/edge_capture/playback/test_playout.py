@@ -68,10 +68,32 @@ def test_a_player_that_joins_a_session_asks_for_what_was_published_before() -> N
     assert (report.missing, report.position) == (0, 0)
     assert play.pull(1000, 10.1) == b""
     receive(play, chunk(5), chunk(6), now=10.2)  # the others were played before
-    play.tick(10.2)
-    assert play.pull(1000, 10.2) == b""
-    play.tick(10.6)
-    assert positions(play.pull(1000, 10.6)) == list(range(400, 640))
+    play.tick(15)
+    assert play.pull(1000, 15) == b""  # the worker may be dead: the next one tells
+    play.answered(OTHER, 7, 15)
+    assert play.pull(1000, 15) == b""
+    play.answered("a-session", 5, 15)
+    assert positions(play.pull(1000, 15)) == list(range(400, 640))
+    play.answered("a-session", 7, 15)  # an answer to what it has asked since
+    receive(play, chunk(8), now=15)
+    assert positions(play.pull(1000, 15)) == list(range(640, 720))
+
+
+def test_a_player_that_joins_a_session_plays_no_chunk_from_before_the_answer() -> None:
+    play = playout()
+    receive(play, chunk(3, end=True), chunk(7), now=10)
+    play.answered("a-session", 6, 11)
+    receive(play, chunk(6), now=11)
+    assert positions(play.pull(1000, 11)) == list(range(480, 640))
+
+
+def test_a_player_that_joins_a_session_plays_what_it_has_if_nobody_answers() -> None:
+    play = playout()
+    receive(play, chunk(7), now=10)
+    play.tick(10 + module.HOLE_S - 0.1)
+    assert play.pull(1000, 10 + module.HOLE_S) == b""
+    play.tick(10 + module.HOLE_S)
+    assert positions(play.pull(1000, 10 + module.HOLE_S)) == list(range(560, 640))
 
 
 def test_a_player_that_joins_a_session_of_which_all_was_played() -> None:
@@ -80,7 +102,8 @@ def test_a_player_that_joins_a_session_of_which_all_was_played() -> None:
     report = play.report(10)
     assert report is not None
     assert (report.missing, report.state) == (0, "starved")
-    for tenths in range(100, 160):
+    play.answered("a-session", 30, 10.2)
+    for tenths in range(102, 160):
         play.tick(tenths / 10)
         play.report(tenths / 10)
     assert play.report(20) is None  # it has nothing to tell

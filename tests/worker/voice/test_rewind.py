@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from nats.aio.msg import Msg
+
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.emulators import tones
 from natterjack.local.embedded import EmbeddedServer
-from natterjack.subjects import speech_subject
-from natterjack.voice.audio import AUDIO_CUT
+from natterjack.subjects import played_subject, speech_subject
+from natterjack.voice.audio import AUDIO_CUT, SpeechHeader, decode_speech_headers
+from natterjack.voice.spec import Played
 from tests.faults.proxy import NatsProxy
 from tests.waiting import until
 
@@ -49,3 +52,38 @@ async def test_speech_that_is_lost_is_spoken_again_from_where_the_player_has_sto
     # The word within which the player has stopped is cut.
     assert (counts.lost <= 1, counts.doubled, counts.out_of_order) == (True, 0, 0), player.words
     assert await application.utterances() == [(0, "started"), (0, "finished")]
+
+
+async def test_a_player_that_asks_for_chunks_learns_which_is_the_first_to_be_played(
+    broker: Broker, start: Start
+) -> None:
+    """It has asked for all of them, since it has joined. The answer is not stored."""
+    await start(WORKER_VOICE_AHEAD_SECONDS="60")
+    application = Application(broker)
+    await application.open()
+    arrived: list[SpeechHeader] = []
+
+    async def receive(message: Msg) -> None:
+        arrived.append(decode_speech_headers(message.headers, len(message.data)))
+
+    subject = speech_subject(application.spec.key)
+    async with playing(broker, application.spec) as player:
+        player.stop_at = 2 * RATE
+        await application.say(sentences(WORDS[:20], 10))
+        await published(application, 0)
+        await until(lambda: player.position == 2 * RATE, "some of it is played", 60)
+        chunks = [header for header, _ in await application.stored_chunks()]
+        subscription = await broker.client.subscribe(subject, cb=receive)
+        asking = Played(
+            session_id=application.spec.session_id, utterance=0, position=0, state="starved",
+            missing=0,
+        )  # fmt: skip
+        await broker.client.publish(played_subject(application.spec.key), asking.encode())
+        await until(lambda: any(header.answer for header in arrived), "an answer", 30)
+        await subscription.unsubscribe()
+    *again, answer = arrived
+    assert (answer.fence, answer.epoch) == (True, 1)
+    assert 0 < answer.seq < len(chunks)
+    assert again == chunks[answer.seq :]
+    assert again[0].pos <= 2 * RATE < again[1].pos
+    assert [header for header, _ in await application.stored_chunks()] == chunks

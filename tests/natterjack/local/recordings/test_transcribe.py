@@ -20,7 +20,7 @@ from natterjack.local.embedded import EmbeddedServer
 from natterjack.local.wer import word_error_rate
 from tests.edge_capture.media import make
 from tests.natterjack.local.endings import Run
-from tests.waiting import soon
+from tests.waiting import soon, until
 
 pytestmark = [pytest.mark.process, pytest.mark.engine, pytest.mark.slow]
 
@@ -100,6 +100,11 @@ async def interrupt(run: Run) -> int:
     return await run.ended()
 
 
+async def in_the_middle(run: Run) -> None:
+    """Wait until 10 s of the 44 are transcribed."""
+    await until(lambda: re.search(r"0:[1-3]\d of 0:44", run.text), "10 s are transcribed", 60)
+
+
 async def terminate(run: Run) -> int:
     run.process.send_signal(signal.SIGTERM)
     return await run.ended()
@@ -131,7 +136,7 @@ async def test_what_is_interrupted_is_continued(
     soundfile.write(done, soundfile.read(cities)[0][: 48_000 * 4], 48_000)
     first = start("short.wav", "cities.wav", "--jobs", "1", environment=SLOWLY)
     await first.says("short.wav: 0:04 in ")
-    await first.says("0:1")  # of cities.wav
+    await in_the_middle(first)  # of cities.wav
     assert await end(first) == status
     await first.alone()
     assert (tmp_path / "short.txt").exists()
@@ -155,7 +160,7 @@ async def test_what_the_edge_has_sent_is_continued_without_it(
 ) -> None:
     """All of the audio is stored within moments; the recording is not read again."""
     first = start("cities.wav", environment=SLOWLY)
-    await first.says("0:1")
+    await in_the_middle(first)
     await kill(first)
     await first.alone()
     (store,) = unfinished(tmp_path)
@@ -181,7 +186,7 @@ async def test_what_cannot_be_continued_is_begun_again(
     start: Start, cities: Path, tmp_path: Path
 ) -> None:
     first = start("cities.wav", environment=SLOWLY)
-    await first.says("0:1")
+    await in_the_middle(first)
     await kill(first)
     await first.alone()
     (store,) = unfinished(tmp_path)
@@ -200,7 +205,7 @@ async def test_a_recording_that_has_changed_is_another(
     copy = tmp_path / "copy.wav"
     copy.write_bytes(cities.read_bytes())
     first = start("copy.wav", environment=SLOWLY)
-    await first.says("0:1")
+    await in_the_middle(first)
     await kill(first)
     await first.alone()
     soundfile.write(copy, soundfile.read(cities)[0][: 48_000 * 4], 48_000)
