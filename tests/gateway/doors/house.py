@@ -8,13 +8,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from natterjack.emulators import tones
 from natterjack.emulators.catalog import load
 from natterjack.emulators.server import Emulator
 from natterjack.fleet.keys import add_key, make_key
-from tests.waiting import until
 from tests.worker.programs import UNDISTURBED, WorkerProcess
 from tests.worker.provider_table import environment
 
@@ -54,6 +51,7 @@ class House:
         self.workers: list[WorkerProcess] = []
         self.gateways: list[GatewayProcess] = []
         self._keys_file = folder / "keys"
+        self._starting = asyncio.Lock()
 
     @property
     def gateway(self) -> GatewayProcess:
@@ -68,9 +66,10 @@ class House:
 
     async def emulator(self, name: str) -> Any:
         """The emulator of a provider, started with the first call."""
-        if name not in self.emulators:
-            self.emulators[name] = load(name)()
-            await self.emulators[name].start()
+        async with self._starting:
+            if name not in self.emulators:
+                self.emulators[name] = load(name)()
+                await self.emulators[name].start()
         return self.emulators[name]
 
     async def start_worker(self, provider: str, **settings: str | None) -> WorkerProcess:
@@ -131,25 +130,3 @@ class Speech:
     def check(self, received: list[str]) -> None:
         """Assert that every word was received once, and in order."""
         assert tones.compare(self.words, received) == tones.Counts(), received
-
-
-async def sessions_at(worker: WorkerProcess) -> int:
-    """The number of sessions that a worker has now."""
-    async with aiohttp.ClientSession() as http, http.get(f"{worker.http}/sessions") as answer:
-        found = await answer.json()
-    return len(found["sessions"] if isinstance(found, dict) else found)
-
-
-async def held(house: House) -> WorkerProcess:
-    """The worker that has the only session, once one has it."""
-    found: list[WorkerProcess] = []
-
-    async def somebody() -> bool:
-        for worker in house.workers:
-            if worker.running and await sessions_at(worker):
-                found.append(worker)
-                return True
-        return False
-
-    await until(somebody, "a worker has the session", 30)
-    return found[0]
