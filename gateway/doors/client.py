@@ -27,7 +27,7 @@ from ..audio.errors import DecoderUnavailable, UndecodableAudio
 from ..errors import SessionEnded
 from ..gateway import Gateway
 from ..session import ClientSession
-from .intake import Intake, Wire
+from .intake import PLAIN, Intake, Wire
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class ClientStream(ABC):
 
     def __init__(
         self, gateway: Gateway, door: str, socket: web.WebSocketResponse,
-        request: web.Request, session: ClientSession, wire: Wire,
+        request: web.Request, session: ClientSession, wire: Wire = PLAIN,
     ) -> None:  # fmt: skip
         """`wire` says how the client's audio is to be read. Raises: UndecodableAudio."""
         self.gateway = gateway

@@ -56,6 +56,10 @@ class Takes(Protocol):
     async def send(self, audio: bytes) -> None: ...
 
 
+PLAIN = Wire("linear16", 16_000)
+"""What sessions have if nothing else is asked for."""
+
+
 class Intake:
     """Passes audio on to a session, decoded if it must be."""
 

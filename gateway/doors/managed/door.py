@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from functools import partial
 from uuid import uuid4
 
@@ -15,9 +16,11 @@ from natterjack.events import Event, StatusEvent
 from natterjack.telemetry.log import fields
 
 from ...access import Grant, Refused
+from ...audio.errors import DecoderUnavailable, UndecodableAudio
 from ...errors import Draining
 from ...gateway import Gateway
 from ...session import Opening
+from ..backend import options_for
 from ..client import ClientStream, Close, close_socket
 from .stream import (
     MAX_FRAME_BYTES,
@@ -94,7 +97,9 @@ async def _serve(
             if gateway.sessions is None or gateway.credits is None:
                 raise _Failed("upstream_unavailable", gateway.problem or "no NATS", "draining")
             await gateway.credits.check(grant.tenant)
-            session = await gateway.sessions.open(grant, _opening(grant, auth))
+            providers = grant.provider or gateway.settings.providers
+            opening = _opening(grant, auth, providers)
+            session = await gateway.sessions.open(grant, opening)
             try:
                 gateway.metrics.accepted.labels(_DOOR).inc()
                 client = ManagedClient(gateway, _DOOR, socket, request, session)
@@ -133,15 +138,18 @@ async def _first(socket: web.WebSocketResponse) -> Auth | None:
         return None
 
 
-def _opening(grant: Grant, auth: Auth) -> Opening:
+def _opening(grant: Grant, auth: Auth, providers: Sequence[str]) -> Opening:
     config = auth.config
+    model = None if grant.model else config.model or None
     shared = grant.conversation is not None or any("*" not in p for p in grant.conversations)
     return Opening(
         # Several clients may share a conversation: each is a speaker of its own.
         speaker=f"speaker-{uuid4().hex[:6]}" if shared else "speaker",
         language=config.language or None,
-        vendor="deepgram",  # 3.1: a client names a model of Deepgram, by default nova-2
-        model=None if grant.model else config.model or None,
+        # 3.1: a client names a model of Deepgram, by default nova-2.
+        options=options_for(
+            providers, grant.options, {"deepgram": {"model": model}} if model else {}
+        ),
         labels={"door": _DOOR},
         interim_results=config.interim_results,
     )
@@ -214,6 +222,9 @@ class ManagedClient(ClientStream):
             await self._leave()
         else:
             await self._fail("upstream_unavailable", "the rest of the transcript takes too long")
+
+    async def undecodable(self, error: UndecodableAudio | DecoderUnavailable) -> None:
+        await self._fail("bad_request", str(error))
 
     async def idle(self) -> None:
         await self._fail("session_limit", f"nothing was sent for {self.idle_seconds:.0f} seconds")

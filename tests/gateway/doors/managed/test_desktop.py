@@ -20,8 +20,9 @@ from natterjack.broker.connection import Broker
 from natterjack.emulators import tones
 from natterjack.events import FinalEvent, StatusEvent, parse_event
 from tests.waiting import until, within
+from tests.worker.programs import holder
 
-from ..house import House, Speech, held
+from ..house import House, Speech
 from .desktop import Desktop, StartFailed, address
 
 pytestmark = pytest.mark.process
@@ -147,7 +148,7 @@ async def test_a_killed_worker_is_not_noticed(house: House) -> None:
         await client.start()
         recording = asyncio.create_task(client.record(speech.audio, 2))
         await until(lambda: bool(client.words), "the first words", 30)
-        await (await held(house)).stop()
+        await (await holder(house.workers)).stop()
         await recording
         await until(lambda: len(client.words) >= 32, "all words", 40)
         speech.check(client.words)
