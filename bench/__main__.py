@@ -25,6 +25,9 @@ from natterjack.errors import NatterjackError
 from natterjack.local.embedded import find_binary
 
 from . import broker, consume, convert, edge, engine, peer_losses, peers, relay, scale, stages
+from .gateway import losses as gateway_losses
+from .gateway.__main__ import measure_cost as measure_gateway
+from .gateway.cost import SESSIONS as GATEWAY_SESSIONS
 from .processes import commit, progress
 from .voice.__main__ import measure_cost, measure_latency
 from .voice.cost import SESSIONS, WHO
@@ -100,6 +103,16 @@ async def _voice(arguments: argparse.Namespace) -> Any:
     return {"latency": latency, "cost": await measure_cost(2 * arguments.seconds, 1, SESSIONS, who)}
 
 
+async def _gateway(arguments: argparse.Namespace) -> Any:
+    return await measure_gateway(arguments.seconds, arguments.runs, GATEWAY_SESSIONS)
+
+
+async def _gateway_losses(arguments: argparse.Namespace) -> Any:
+    lost = await gateway_losses.measure_all(list(gateway_losses.FAULTS), 24, 8)
+    print(*table(gateway_losses.rows(lost), right=range(1, 5)), sep="\n")
+    return [asdict(loss) for loss in lost]
+
+
 def _points(module: Any, points: Sequence[Any]) -> Any:
     module.print_points(points)
     return [point.as_dict() for point in points]
@@ -117,6 +130,8 @@ PARTS: dict[str, tuple[str, Part]] = {
     "scale": ("audio of many sessions in one JetStream stream, on one node and on three", _scale),
     "peers": ("other programs with the same provider emulator", _peers),
     "voice": ("voice sessions: delays of speech and of interrupts, and costs", _voice),
+    "gateway": ("clients through the gateway, beside the same ones alone", _gateway),
+    "gateway-losses": ("words that clients lose, alone and through the gateway", _gateway_losses),
     "losses": ("words lost when a provider drops its connection or goes mute", _losses),
 }
 

@@ -36,6 +36,14 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def busy_seconds() -> float:
+    """Return the CPU time that all processes of the machine have used so far."""
+    user, nice, system, _idle, _wait, irq, soft, *_ = map(
+        int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    )
+    return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
+
+
 def progress(message: str) -> None:
     """Print progress to standard error; it is not part of the results."""
     print(message, file=sys.stderr, flush=True)
@@ -186,6 +194,33 @@ async def worker(
         "DEEPGRAM_CATCH_UP_RATE": "4",  # sends audio that waits at the start quickly
         **settings,
     }
+    async with _ready(arguments, "worker ready", environment) as (started, took, _):
+        yield started, took
+
+
+@contextlib.asynccontextmanager
+async def gateway(nats_url: str, **settings: str) -> AsyncIterator[tuple[Program, str]]:
+    """Run a gateway and yield it, once it is ready, with its address, without keys.
+
+    Raises: RuntimeError if it exits, TimeoutError.
+    """
+    environment = {
+        "NATS_URL": nats_url,
+        "NATTERJACK_LOG_LEVEL": "info",
+        "NATTERJACK_LOG_FORMAT": "json",
+        "GATEWAY_HTTP_PORT": "0",
+        **settings,
+    }
+    async with _ready(("-m", "gateway"), "gateway ready", environment) as (started, _, line):
+        yield started, str(json.loads(line)["http"]).removeprefix("http://")
+
+
+@contextlib.asynccontextmanager
+async def _ready(
+    arguments: tuple[str, ...], words: str, environment: dict[str, str]
+) -> AsyncIterator[tuple[Program, float, str]]:
+    """Run `python <arguments>`; yield it once a line of its log has these words, with the seconds
+    that this took, and the line. It is killed in the end."""
     began = time.monotonic()
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, env={**os.environ, **environment}, limit=2**20,
@@ -199,13 +234,13 @@ async def worker(
         async with asyncio.timeout(_START_S):
             async for line in process.stderr:
                 log.append(line.decode())
-                if "worker ready" in log[-1]:
+                if words in log[-1]:
                     break
             else:
-                raise RuntimeError(f"the worker exited: {''.join(log)}")
+                raise RuntimeError(f"a process exited: {''.join(log)}")
         took = time.monotonic() - began
         reading = asyncio.create_task(_discard(process.stderr))
-        yield Program(process), took
+        yield Program(process), took, log[-1]
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGKILL)
