@@ -38,6 +38,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"fleet", "consume"},
         {"speaking", "webhook"},
         {"local"},
+        {"doctor"},
         {"cli"},
         {"sync"},
         {"__main__", "api"},

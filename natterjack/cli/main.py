@@ -22,7 +22,7 @@ from natterjack.telemetry import log as logs
 from . import budget, erase, keys, limits, plugins, say, sessions, streams, tail, users
 from .arguments import add_command, number, path
 from .conversations import control, export, transcribe
-from .local import emulate
+from .local import doctor, emulate
 from .webhook import command as webhook
 
 log = logging.getLogger("natterjack")
@@ -107,7 +107,18 @@ def parser() -> argparse.ArgumentParser:
     about = "list the installed providers and voices with their capabilities and settings"
     command = add_command(commands, "plugins", about)
     command.add_argument("--json", action="store_true", help="print JSON")
-    for subcommand in (emulate, webhook, budget, limits, sessions, streams, erase, users, keys):
+    for subcommand in (
+        doctor,
+        emulate,
+        webhook,
+        budget,
+        limits,
+        sessions,
+        streams,
+        erase,
+        users,
+        keys,
+    ):
         subcommand.add_to(commands)
     for command in commands.choices.values():
         add_flags(command, LogSettings)
@@ -142,6 +153,7 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
         "sessions": sessions.run,
         "streams": streams.run,
         "erase": erase.run,
+        "doctor": doctor.run,
         "emulate": emulate.run,
         "webhook": webhook.run,
         **dict.fromkeys(control.COMMANDS, control.run),

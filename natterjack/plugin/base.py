@@ -43,5 +43,14 @@ class Plugin(ABC):
         """
         return []
 
+    async def check(self) -> str:
+        """Ask the provider whether it accepts the key, without cost, and return its answer in
+        words, for `natterjack doctor`.
+
+        By default, it opens a stream and closes it; a plugin whose `open` sends nothing overrides
+        it. Bounded in time. Raises ProviderError.
+        """
+        raise NotImplementedError
+
     async def close(self) -> None:  # noqa: B027 - most providers have nothing to release
         """Release what the streams share, such as models and connection pools. Idempotent."""

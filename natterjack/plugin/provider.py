@@ -18,6 +18,9 @@ from natterjack.events import TurnKind
 
 from .base import Plugin
 
+CHECK_RATE = 16_000
+"""Rate of the audio that `Provider.check` announces, in hertz, if the provider accepts it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
@@ -247,3 +250,12 @@ class Provider(Plugin):
         Bounded in time by the plugin's own settings. Raises ProviderError. A cancelled `open`
         leaves no connection behind.
         """
+
+    async def check(self) -> str:
+        """Open a stream, to which no audio is sent, and close it."""
+        rates = self.capabilities.sample_rates
+        rate = CHECK_RATE if not rates or CHECK_RATE in rates else rates[0]
+        audio_format = AudioFormat(self.capabilities.encodings[0], rate, 1)
+        stream = await self.open(StreamRequest(session_id="check", format=audio_format))
+        await stream.close()
+        return "a stream was opened"

@@ -179,3 +179,15 @@ class Voice(Plugin):
         Bounded in time by the plugin's own settings. Raises ProviderError. A cancelled `open`
         leaves no connection behind.
         """
+
+    async def check(self) -> str:
+        """Open a stream, to which no text is sent, and close it."""
+        rates = self.capabilities.sample_rates
+        request = VoiceStreamRequest(
+            session_id="check",
+            encoding=self.capabilities.encodings[0],
+            sample_rate=max(rates) if rates else 24_000,
+        )
+        stream = await self.open(request)
+        await stream.close()
+        return "a stream was opened"

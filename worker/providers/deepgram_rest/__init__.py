@@ -10,8 +10,15 @@ from typing import Any, ClassVar
 
 from pydantic_settings import BaseSettings
 
-from natterjack.plugin.errors import PluginError
-from natterjack.plugin.provider import Capabilities, Provider, ProviderStream, StreamRequest
+from natterjack.audio import AudioFormat
+from natterjack.plugin.errors import PluginError, RequestRefused
+from natterjack.plugin.provider import (
+    CHECK_RATE,
+    Capabilities,
+    Provider,
+    ProviderStream,
+    StreamRequest,
+)
 
 from . import options, protocol
 from .client import Client
@@ -81,6 +88,18 @@ class DeepgramRestProvider(Provider):
             billed_channels=plan.channels,
             max_requests=settings.max_requests,
         )
+
+    async def check(self) -> str:
+        """Post an empty recording: the key is judged first, and an empty recording is refused."""
+        plan = options.plan(
+            self._settings, StreamRequest("check", AudioFormat("linear16", CHECK_RATE, 1))
+        )
+        try:
+            await self._client.post(protocol.post(self._settings.url, self._api_key, plan), b"")
+        except RequestRefused as error:
+            if error.cause != "request":
+                raise
+        return "the key was accepted"
 
     async def close(self) -> None:
         await self._client.close()
