@@ -16,6 +16,7 @@ from .doors.deepgram_flux import door as deepgram_flux
 from .doors.deepgram_listen import door as deepgram_listen
 from .doors.managed import door as managed
 from .doors.speechmatics import door as speechmatics
+from .doors.twilio import door as twilio
 from .gateway import Gateway as Gateway
 
 _MAX_LINE_BYTES = 64 * 1024
@@ -27,6 +28,7 @@ ROUTES: tuple[Callable[[web.Application, Gateway], None], ...] = (
     deepgram_flux.add_routes,
     speechmatics.add_routes,
     managed.add_routes,
+    twilio.add_routes,
     api.add_routes,
     pages.add_routes,
 )

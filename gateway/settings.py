@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import socket
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from natterjack.settings import described
+from natterjack.errors import UsageError
+from natterjack.settings import FsPath, described
 
 
 class GatewaySettings(BaseSettings):
@@ -83,6 +84,31 @@ class GatewaySettings(BaseSettings):
         "least 1, or 0 for no limit",
         ge=0,
     )
+
+    twilio_auth_token_file: FsPath | None = described(
+        None,
+        "file with the auth token of the Twilio account, with which Twilio signs calls; without "
+        "it, signatures are not checked",
+    )
+    twilio_auth_token: SecretStr | None = described(None, "the token itself, if there is no file")
+    twilio_url: str | None = described(
+        None,
+        "URL of /twilio as it is in the TwiML, such as wss://asr.example.org/twilio, for the check "
+        "of signatures; if unset, wss:// with the host of the request",
+    )
+
+    def twilio_secret(self) -> str | None:
+        """The auth token, read again each time; None if signatures are not checked.
+
+        Raises: UsageError if its file cannot be read.
+        """
+        if self.twilio_auth_token_file is not None:
+            try:
+                return self.twilio_auth_token_file.read_text().strip()
+            except (OSError, ValueError) as error:
+                raise UsageError(f"GATEWAY_TWILIO_AUTH_TOKEN_FILE: {error}") from None
+        token = self.twilio_auth_token
+        return token.get_secret_value().strip() if token is not None else None
 
     @field_validator("catch_up_rate")
     @classmethod

@@ -12,6 +12,7 @@ from uuid import uuid4
 from edge_capture.chunks import Chunk
 from edge_capture.delivery.publisher import Publisher
 from edge_capture.succession import Stopped, Succession, Successor, Transcribed
+from natterjack.audio import gap_note
 from natterjack.broker.connection import Broker
 from natterjack.broker.control import control_session
 from natterjack.control import ControlReply, ControlRequest
@@ -99,6 +100,8 @@ class ClientSession:
         self._final = asyncio.Event()
         """Set with each final."""
         self._waits_since = 0.0
+        self._note = ""
+        """The note of the next chunk, if a gap is before it."""
         self.ending = False
         """Whether no more audio follows."""
         self.closing: StatusEvent | None = None
@@ -158,6 +161,14 @@ class ClientSession:
         if not self.has_room:
             await self.publisher.wait_for_room()
 
+    def skip(self, frames: int, cause: str) -> None:
+        """Leave out frames that were lost before they came here, for one of GAP_CAUSES: a gap of
+        the session, during which its clock goes on."""
+        if self.closing is None and not self.ending:
+            self.flush()
+            self._offered += frames
+            self._note = gap_note(cause)
+
     def flush(self, older_than_s: float = 0.0) -> None:
         """Publish what waits for a whole chunk, if it has waited for so long."""
         if not self._framer.pending_frames:
@@ -197,7 +208,7 @@ class ClientSession:
             return
         self.flush()
         self.ending = True
-        self.publisher.offer(Chunk(self._offered, time.time_ns(), b"", True))
+        self.publisher.offer(Chunk(self._offered, time.time_ns(), b"", True, self._note))
 
     async def stop(self, reason: str) -> None:
         """Ask the worker to end the session where its audio is now."""
@@ -359,7 +370,8 @@ class ClientSession:
         position = self._offered
         self._offered += frames
         time_ns = time.time_ns() - frames * _NS // self._rate
-        self.publisher.offer(Chunk(position, time_ns, payload, False))
+        note, self._note = self._note, ""
+        self.publisher.offer(Chunk(position, time_ns, payload, False, note))
 
     def _fields(self, **values: object) -> dict[str, dict[str, object]]:
         return fields(session=str(self.key), session_id=self.spec.session_id, **values)

@@ -73,14 +73,22 @@ def add_routes(app: web.Application, gateway: Gateway) -> None:
                 close = await _serve(gateway, request, socket)
             except _Failed as failed:
                 gateway.metrics.refused.labels(_DOOR, failed.reason).inc()
-                close = Close(close_code(failed.code), failed.code)
-                with contextlib.suppress(ConnectionError, RuntimeError):
-                    await socket.send_str(error_message(failed.code, str(failed)))
+                close = await _tell(socket, failed.code, str(failed))
+            except Exception:  # a task boundary: the client is to learn of it, too
+                log.exception("client failed")
+                close = await _tell(socket, "internal", "an internal error")
             if close is not None:
                 await close_socket(socket, close)
         return socket
 
     app.router.add_get("/ws/transcribe", transcribe)
+
+
+async def _tell(socket: web.WebSocketResponse, code: str, message: str) -> Close:
+    """Send an error. Returns how to close the connection after it."""
+    with contextlib.suppress(ConnectionError, RuntimeError):
+        await socket.send_str(error_message(code, message))
+    return Close(close_code(code), code)
 
 
 async def _serve(

@@ -38,7 +38,7 @@ async def stored_words(broker: Broker) -> tuple[list[str], list[StatusEvent]]:
     info = await js.stream_info(streams.TRANSCRIPTS)
     words: list[str] = []
     closing: list[StatusEvent] = []
-    for sequence in range(info.state.first_seq, info.state.last_seq + 1):
+    for sequence in range(info.state.first_seq or 1, info.state.last_seq + 1):
         message = await js.get_msg(streams.TRANSCRIPTS, sequence)
         event = parse_event(message.data or b"")
         if isinstance(event, FinalEvent):

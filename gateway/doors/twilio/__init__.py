@@ -1,0 +1,1 @@
+"""`/twilio`: calls, by Twilio Media Streams."""
