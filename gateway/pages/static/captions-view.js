@@ -20,12 +20,12 @@ export class CaptionsView {
   #following = true;
   #query = "";
   #announced = new Set();
+  #primed = false;
   #announceTimer;
   #lastAnnounced = "";
   #unseen = 0;
   #shownKeys = new Set();
-  /** Whether finals are read out by screen readers. */
-  announces = true;
+  #announces = true;
   onMatches = () => {};
 
   constructor({ root, list, log, jump, empty }) {
@@ -49,6 +49,7 @@ export class CaptionsView {
     this.#list.replaceChildren();
     this.#log.replaceChildren();
     this.#announced.clear();
+    this.#primed = false;
     this.#shownKeys.clear();
     this.#lastAnnounced = "";
     this.#following = true;
@@ -63,6 +64,16 @@ export class CaptionsView {
     });
     // A page in the background gets no pictures, but a screen reader may listen.
     if (document.hidden) this.#announceSoon();
+  }
+
+  /** Whether finals are read out by screen readers. */
+  get announces() {
+    return this.#announces;
+  }
+
+  set announces(value) {
+    this.#announce(); // what is there already, as it was until now
+    this.#announces = value;
   }
 
   /** Scrolls to the end, and stays there. */
@@ -127,7 +138,7 @@ export class CaptionsView {
       body,
       line.parts,
       (part) => part.key,
-      () => make("span", { dir: "auto" }),
+      () => make("span"),
       (span, part) => {
         const last = part === line.parts.at(-1);
         text(span, last ? part.text : `${part.text} `);
@@ -183,6 +194,15 @@ export class CaptionsView {
 
   /** Only finals, several at once, with the speaker where that changes: interims are unbearable. */
   #announceSoon() {
+    const conversation = this.#conversation;
+    if (!conversation?.caughtUp) return;
+    if (!this.#primed) {
+      // What was said before is not read out.
+      this.#primed = true;
+      for (const { parts } of conversation.lines) {
+        for (const part of parts ?? []) if (!part.interim) this.#announced.add(part.key);
+      }
+    }
     this.#announceTimer ??= setTimeout(() => {
       this.#announceTimer = undefined;
       this.#announce();
@@ -191,8 +211,7 @@ export class CaptionsView {
 
   #announce() {
     const conversation = this.#conversation;
-    if (conversation === undefined || !conversation.caughtUp) return;
-    const first = this.#announced.size === 0;
+    if (conversation === undefined || !this.#primed) return;
     let said = "";
     for (const line of conversation.lines.slice(-50)) {
       if (line.note) continue;
@@ -204,8 +223,7 @@ export class CaptionsView {
       said += fresh.map((part) => part.text).join(" ");
       this.#lastAnnounced = name;
     }
-    this.#announced.add(""); // what was there at the beginning is not read out
-    if (first || said === "" || !this.announces) return;
+    if (said === "" || !this.#announces) return;
     this.#log.append(make("p", {}, said.trim().slice(-MOST_ANNOUNCED)));
     while (this.#log.childElementCount > 20) this.#log.firstElementChild.remove();
   }
@@ -245,6 +263,8 @@ function noteText(note) {
       return `${who}recovered in ${short(note.seconds)}${why}`;
     case "handed_over":
       return `${who}handed over to another worker${why}`;
+    case "taken_over":
+      return `${who}another worker took over`;
     case "failed":
       return `${who}ended${why}${note.detail ? `: ${note.detail}` : ""}`;
     case "lost":

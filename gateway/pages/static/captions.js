@@ -106,8 +106,8 @@ function update(element, line) {
   const [who, said] = element.children;
   who.hidden = !line.named;
   text(who, nameOf(line));
-  reconcile(said, clipped(line.parts), (part) => part.key, () => make("span", { dir: "auto" }), (span, part) => {
-    span.className = part.interim ? "interim" : "";
+  reconcile(said, clipped(line.parts), (part) => part.key, () => make("span"), (span, part) => {
+    span.className = part.interim ? "part interim" : "part";
     text(span, part.spaced);
   });
 }

@@ -81,10 +81,14 @@ export class Conversation {
 
   #status(session, event) {
     const before = session.state;
+    const worker = session.worker;
     const at = Date.parse(event.published_at);
     session.status(event, at);
     const id = `${event.session_id}:${event.sequence}`;
-    const { reason, worker } = event;
+    const { reason } = event;
+    if (before !== "" && before !== "handed_over" && event.worker !== worker && !session.closed) {
+      this.#note("taken_over", at, event.speaker, `${id}:worker`, {});
+    }
     if (event.state === "recovering" && before !== "recovering") {
       session.recovery = this.#note("recovering", at, event.speaker, id, { reason });
     } else if (event.state === "streaming" && session.recovery !== undefined) {
@@ -93,7 +97,7 @@ export class Conversation {
       note.seconds = Math.max(0, (at - note.at) / 1000);
       session.recovery = undefined;
     } else if (event.state === "handed_over") {
-      this.#note("handed_over", at, event.speaker, id, { reason, worker });
+      this.#note("handed_over", at, event.speaker, id, { reason });
     } else if (event.state === "failed") {
       this.#note("failed", at, event.speaker, id, { reason, detail: event.detail });
     }

@@ -121,6 +121,16 @@ test("a recovery is told with its duration, and a gap where it was", () => {
   assert.deepEqual(shown(conversation), ["a: one", "<recovered>", "<gap>", "a: two"]);
 });
 
+test("another worker that takes over is told, a planned handover once", () => {
+  const a = new Maker("a");
+  const conversation = made(
+    a.status("assigned", 0), a.status("streaming", 0), a.status("assigned", 5, { worker: "w2" }));
+  assert.deepEqual(shown(conversation), ["<taken_over>"]);
+  conversation.add(a.status("handed_over", 6, { worker: "w2" }));
+  conversation.add(a.status("assigned", 7, { worker: "w3" }));
+  assert.deepEqual(shown(conversation), ["<taken_over>", "<handed_over>"]);
+});
+
 test("a session that failed while it recovered does not recover for ever", () => {
   const a = new Maker("a");
   const conversation = made(a.status("recovering", 1), a.status("failed", 2, { reason: "refused" }));

@@ -1,0 +1,70 @@
+"""What axe-core finds: contrast, names, roles, order, in both themes."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import pytest
+from playwright.async_api import Page
+
+from natterjack.broker.connection import Broker
+from natterjack.events import Gap
+
+from ..api.conftest import Keys
+from ..process import GatewayProcess
+from ..spoken import Spoken
+from .conftest import OpenPage
+
+pytestmark = pytest.mark.process
+
+
+async def violations(page: Page) -> list[str]:
+    """What axe-core finds on the page as it is now."""
+    await page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text())
+    return await page.evaluate(  # type: ignore[no-any-return]
+        """async () => {
+          const found = await axe.run(document, { resultTypes: ["violations"] });
+          return found.violations.flatMap(({ id, nodes }) =>
+            nodes.map((node) => `${id}: ${node.html.slice(0, 150)} ${node.failureSummary}`));
+        }"""
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing(
+    gateway: GatewayProcess, ready_broker: Broker, open_page: OpenPage, scheme: str
+) -> None:
+    for number in range(9):  # all colors of speakers
+        spoken = Spoken(ready_broker, "c", f"speaker-{number}")
+        spoken.at = 5.0 * number
+        await spoken.status("assigned")
+        await spoken.final("words")
+        await spoken.status("recovering", reason="mute")
+        if number == 1:
+            await spoken.status("streaming")
+        if number == 2:
+            await spoken.close("failed", reason="refused", gaps=[Gap(start=1, end=2, cause="edge")])
+    options = {"color_scheme": scheme, "bypass_csp": True, "reduced_motion": "reduce"}
+    page = await open_page(f"{gateway.http}/#/c/c", **options)
+    await page.locator(".line").nth(8).wait_for()
+    await spoken.interim("some more")
+    await page.locator(".part.interim").wait_for()
+    assert not await violations(page)
+    await page.locator("#overlay").click()
+    await page.locator("#preview").wait_for()
+    assert not await violations(page)
+    await page.keyboard.press("Escape")
+    await page.goto(f"{gateway.http}/#/fleet")
+    await page.locator(".figure").first.wait_for()
+    assert not await violations(page)
+    await page.goto(f"{gateway.http}/captions/c?fade=0")
+    await page.locator(".caption").first.wait_for()
+    assert not await violations(page)
+
+
+async def test_axe_finds_nothing_where_a_key_is_asked_for(
+    locked: GatewayProcess, keys: Keys, open_page: OpenPage
+) -> None:
+    page = await open_page(locked.http, bypass_csp=True)
+    await page.locator("#key").wait_for()
+    assert not await violations(page)
