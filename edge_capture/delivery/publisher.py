@@ -266,7 +266,12 @@ class Publisher:
             if oldest is not None:
                 self._audio_backoff.failed(now)
                 self._send_again(broker, *oldest)
-        while self._accepts_data(broker) and "audio" not in self._problems:
+        # Each chunk of live audio comes alone: nothing is asked twice for it.
+        while (
+            "audio" not in self._problems
+            and (self._window.resending or self.backlog)
+            and self._accepts_data(broker)
+        ):
             if (again := self._window.next_to_resend(now)) is not None:
                 self._send_again(broker, *again)
             elif (
