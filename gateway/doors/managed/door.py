@@ -47,6 +47,7 @@ _METER_SECONDS = 1.0
 _NO_BUDGET_SECONDS = 10.0
 """How soon a budget that is set during a session is noticed."""
 _NO_AUDIO_SECONDS = 60.0
+_NO_ROOM_SECONDS = 8.0
 
 
 class _Failed(Exception):
@@ -206,7 +207,18 @@ class ManagedClient(ClientStream):
         except BadMessage as error:
             await self._fail(error.code, str(error))
             return
-        await self.session.send(audio)
+        self.session.feed(audio)
+        if not self.session.has_room:
+            await self._wait_for_room()
+
+    async def _wait_for_room(self) -> None:
+        """Wait until the broker has stored more of the audio, or end the recording: a client whose
+        pings are not answered in 10 s hangs up, and its user would not learn why (1, 5)."""
+        try:
+            async with asyncio.timeout(_NO_ROOM_SECONDS):
+                await self.session.send(b"")
+        except TimeoutError:
+            await self._fail("upstream_unavailable", "no more audio can be stored now")
 
     def messages(self, event: Event) -> list[str]:
         return self.stream.receive(event)

@@ -19,6 +19,7 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.emulators import tones
 from natterjack.events import FinalEvent, StatusEvent, parse_event
+from tests.nats_server import NatsServer
 from tests.waiting import until, within
 from tests.worker.programs import holder
 
@@ -149,6 +150,26 @@ async def test_a_killed_worker_is_not_noticed(house: House) -> None:
         recording = asyncio.create_task(client.record(speech.audio, 2))
         await until(lambda: bool(client.words), "the first words", 30)
         await (await holder(house.workers)).stop()
+        await recording
+        await until(lambda: len(client.words) >= 32, "all words", 40)
+        speech.check(client.words)
+        assert not client.errors
+        await client.stop()
+
+
+async def test_a_killed_broker_is_not_noticed(house: House, nats_server: NatsServer) -> None:
+    token = key(house)
+    await house.start("deepgram")
+    speech = Speech(32)
+    client = Desktop(house.gateway.ws, token)
+    async with within(90):
+        await client.start()
+        recording = asyncio.create_task(client.record(speech.audio, 2))
+        await until(lambda: bool(client.words), "the first words", 30)
+        nats_server.kill()
+        async with asyncio.timeout(5):
+            await (await client.socket.ping())
+        nats_server.start()
         await recording
         await until(lambda: len(client.words) >= 32, "all words", 40)
         speech.check(client.words)

@@ -18,6 +18,7 @@ from natterjack.events import DurableEvent, FinalEvent, StatusEvent, parse_event
 from natterjack.speaking.opening import speak
 from natterjack.voice.events import UtteranceEvent, parse_voice_event
 from tests.edge_capture.playback.speaker import heard
+from tests.nats_server import NatsServer
 from tests.waiting import until, within
 from tests.worker.programs import holder
 from tests.worker.voice.tone_worker import ToneWorker
@@ -175,6 +176,30 @@ async def test_a_call_survives_a_killed_worker_and_a_network_that_is_cut(
         call.cut()
         stored = await closed(ready_broker, 1)
     assert stored.words("caller") == words
+
+
+async def test_a_call_survives_a_killed_broker(
+    house: House, ready_broker: Broker, nats_server: NatsServer
+) -> None:
+    token = key(house)
+    await house.start("deepgram")
+    words = tones.sequence(24)
+    call = Twilio(f"{house.gateway.ws}/twilio", token=token)
+    async with within(90):
+        await call.dial()
+        await call.start()
+        talking = asyncio.create_task(call.talk({"inbound": speech(words)}, 2))
+        await until(lambda: call.sent_ms > 4000, "4 s are sent", 30)
+        nats_server.kill()
+        nats_server.start()
+        await talking
+        assert await call.stop() == 1000
+        await ready_broker.wait_connected()
+        stored = await closed(ready_broker, 1)
+    assert stored.words("caller") == words
+    account = stored.closing[-1].account
+    assert account is not None
+    assert not account.gaps
 
 
 async def test_a_call_without_audio(house: House, ready_broker: Broker) -> None:
