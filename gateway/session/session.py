@@ -285,7 +285,7 @@ class ClientSession:
     def _ended(self, event: StatusEvent) -> bool:
         """Do what follows the end of the current session. Returns whether it is the last one."""
         step = self._succession.after(event, self.publisher.backlog.end_position)
-        if isinstance(step, Successor) and not self._exhausted(event):
+        if isinstance(step, Successor) and not self._exhausted(event) and not _futile(event, step):
             self._successor_at = time.monotonic() + step.wait_s
             self._successor_from = min(step.position, self._offered)
             self.publisher.opening = True
@@ -375,3 +375,10 @@ class ClientSession:
 
     def _fields(self, **values: object) -> dict[str, dict[str, object]]:
         return fields(session=str(self.key), session_id=self.spec.session_id, **values)
+
+
+def _futile(event: StatusEvent, successor: Successor) -> bool:
+    """Whether several sessions in a row have failed without progress: every provider refuses them,
+    or none was there for as long as workers wait. An edge would try again later; a client is told,
+    as by the service that it believes to speak to."""
+    return event.state == "failed" and successor.wait_s > 0

@@ -28,6 +28,8 @@ _SESSION_ID = "x-deepgram-session-id"
 _UNPARSABLE = "Text message received from client did not match any of the formats we expect."
 _LEAVING = "This server is about to end; connect again."
 _FATAL = Close(1011)
+_IDLE_FACTOR = 6.0
+"""The service waits for 60 s, six times as long as that of listen v1, and counts pings."""
 
 
 def add_routes(app: web.Application, gateway: Gateway) -> None:
@@ -74,6 +76,7 @@ async def _serve(
         gateway.metrics.accepted.labels(_LABEL).inc()
         client = FluxClient(gateway, _LABEL, socket, request, session, wire)
         client.flux = flux
+        client.idle_seconds = _IDLE_FACTOR * gateway.settings.silence_seconds
         await client.tell(lambda: [flux.connected()])
         if (close := await client.run()) is not None:
             await close_socket(socket, close)

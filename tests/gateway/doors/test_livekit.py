@@ -1,0 +1,54 @@
+"""livekit's plug-in for Deepgram (STTv2) as a client of `/v2/listen`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import pytest
+from livekit import rtc
+from livekit.agents import stt
+from livekit.plugins import deepgram
+
+from natterjack.emulators import tones
+from tests.waiting import within
+
+from .house import RATE, House, Speech
+
+pytestmark = pytest.mark.process
+
+
+@pytest.mark.parametrize("provider", ["deepgram-flux", "speechmatics"])
+async def test_it_gets_every_turn(house: House, provider: str) -> None:
+    key = house.key()
+    await house.start(provider)
+    speech = Speech(24)
+    heard: list[str] = []
+    kinds: list[str] = []
+    async with aiohttp.ClientSession() as http:
+        plugin = deepgram.STTv2(
+            api_key=key, base_url=f"{house.gateway.ws}/v2/listen", http_session=http,
+            model="flux-general-en", eager_eot_threshold=0.4,
+        )  # fmt: skip
+        stream = plugin.stream()
+
+        async def read() -> None:
+            async for event in stream:
+                kinds.append(event.type)
+                if event.type == stt.SpeechEventType.FINAL_TRANSCRIPT:
+                    heard.extend(tones.words_of(event.alternatives[0].text))
+
+        async def send(frame: bytes) -> None:
+            stream.push_frame(rtc.AudioFrame(frame, RATE, 1, len(frame) // 2))
+
+        async with within(60):
+            reading = asyncio.create_task(read())
+            await speech.play(send)
+            stream.end_input()
+            await reading
+        await stream.aclose()
+        await plugin.aclose()
+    speech.check(heard)
+    for kind in ("START_OF_SPEECH", "END_OF_SPEECH", "FINAL_TRANSCRIPT"):
+        assert kinds.count(stt.SpeechEventType[kind]) == 3
+    assert stt.SpeechEventType.INTERIM_TRANSCRIPT in kinds
