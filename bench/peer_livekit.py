@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+import livekit.plugins.speechmatics as speechmatics
 from livekit import rtc
 from livekit.agents import stt
-from livekit.plugins import deepgram, speechmatics
+from livekit.plugins import deepgram
 
 from .peer import KEY, RATE, OnTranscript, parse, serve
 
