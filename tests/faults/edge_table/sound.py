@@ -71,6 +71,8 @@ class Sound(SoundServer):
             ]
 
         (index,) = await until(indexes, "the agent records", 30)
+        # The server tells its clients one after the other.
+        await until(lambda: index in started.at, "the server tells when it began")
         return started.at[index]
 
 
