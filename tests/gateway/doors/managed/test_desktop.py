@@ -9,6 +9,7 @@ import itertools
 import json
 import signal
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -47,6 +48,10 @@ async def stored_words(broker: Broker) -> tuple[list[str], list[StatusEvent]]:
         elif isinstance(event, StatusEvent) and event.closing:
             closing.append(event)
     return words, closing
+
+
+def spoke(client: Desktop, words: int) -> bool:
+    return len(client.words) == words
 
 
 async def closed(broker: Broker) -> list[str]:
@@ -305,6 +310,53 @@ async def test_limits_of_a_key(house: House) -> None:
         third = Desktop(house.gateway.ws, token)
         await third.start()
         await third.stop()
+
+
+async def test_clients_of_one_conversation_are_speakers_of_their_own(
+    house: House, ready_broker: Broker
+) -> None:
+    token = key(house, conversations=("stream",))
+    await house.start("deepgram")
+    speech = Speech(8)
+    clients = [Desktop(house.gateway.ws, token) for _ in range(2)]
+    async with within(60):
+        for client in clients:
+            await client.start()
+        await asyncio.gather(*(client.record(speech.audio) for client in clients))
+        for client in clients:
+            await until(partial(spoke, client, 8), "all words", 30)
+            speech.check(client.words)
+            await client.stop()
+
+        async def ended() -> bool:
+            return len((await stored_words(ready_broker))[1]) == 2
+
+        await until(ended, "both sessions have ended", 30)
+    _, closing = await stored_words(ready_broker)
+    assert {event.conversation for event in closing} == {"stream"}
+    assert len({event.speaker for event in closing}) == 2
+
+
+async def test_clients_that_say_nothing_do_not_keep_others_out(house: House) -> None:
+    token = key(house)
+    await house.start_gateway(GATEWAY_MAX_CONNECTIONS="8")
+    async with within(60), contextlib.AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(connect(address(house.gateway.ws)))
+        third = await stack.enter_async_context(connect(address(house.gateway.ws)))
+        assert json.loads(await third.recv())["code"] == "too_many_sessions"
+        await stack.aclose()
+        client = Desktop(house.gateway.ws, token)
+
+        async def admitted() -> bool:
+            try:
+                await client.start()
+            except StartFailed:
+                return False
+            return True
+
+        await until(admitted, "a client with a key is let in", 20)
+        await client.stop()
 
 
 # ---- bad input ----------------------------------------------------------------------------------
