@@ -33,7 +33,7 @@ LABELS = {
     "unusable), `unreadable` (no provider could transcribe it). Of bad chunks: `headers`, `size`, "
     "`position`. Of attempts of a webhook: `status` (of the answer), `redirect`, `timeout`, "
     "`connection`, `tls`, `address` (one that is refused), `disabled` (410 Gone)",
-    "door": "door of a gateway: `deepgram`, `speechmatics`, `managed`, `twilio`, `openai`, `api`",
+    "door": "door of a gateway, such as `deepgram-listen`, `deepgram-flux`, `managed`, `twilio`",
     "name": "name of a webhook's durable consumer, `WEBHOOK_NAME`",
     "code": "the provider's name of the message; `malformed`: it could not be decoded",
     "reason": "of failed attempts to connect to NATS: `authorization`, `expired` (credentials or "

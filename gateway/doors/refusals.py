@@ -45,7 +45,4 @@ def refused(error: Refused) -> web.Response:
 
 def label(reason: Reason) -> str:
     """The label of a reason in the metric of refused connections."""
-    return {
-        Reason.FULL: "full", Reason.BUDGET: "budget", Reason.RATE: "limit",
-        Reason.DOOR: "forbidden", Reason.CONVERSATION: "forbidden", Reason.ORIGIN: "forbidden",
-    }.get(reason, "auth")  # fmt: skip
+    return str(reason.value)
