@@ -4,17 +4,28 @@ every word is final once."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 from collections.abc import Awaitable, Callable
-from signal import SIGKILL
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
 
 import pytest
+from speechmatics.rt import TransportError
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
+from natterjack.broker import streams
+from natterjack.broker.connection import connected
+from natterjack.emulators import tones
 from natterjack.local.embedded import EmbeddedServer
-from tests.waiting import until
+from natterjack.settings import BrokerSettings
+from tests.faults.cluster import Cluster
+from tests.waiting import until, within
 from tests.worker.programs import holder
 
-from .house import House, Speech
-from .talkers import TALKERS, Talker
+from .house import FRAME_SECONDS, House, Speech
+from .talkers import TALKERS, RealtimeTalker, Talker
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -29,6 +40,12 @@ OTHER = {
     "speechmatics-agent-stt": "deepgram-flux",
 }
 """A provider of another vendor."""
+STREAMS = {
+    "deepgram-sdk v2": streams.AUDIO,
+    "speechmatics-rt": streams.TRANSCRIPTS,
+    "speechmatics-agent-stt": streams.SESSIONS,
+}
+"""The stream whose leader is killed."""
 Fault = Callable[[House, str, Talker], Awaitable[None]]
 OUTAGE_SECONDS = 20.0
 
@@ -60,21 +77,21 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-async def talk(house: House, client: str, provider: str, fault: Fault, words: int = 40) -> Talker:
+async def talk(house: House, client: str, provider: str, fault: Fault, **worker: str) -> Talker:
     """Speak, have the fault in the middle of it, and return the client with all its words."""
-    settings = {"WORKER_MUTE_SECONDS": "3", "SPEECHMATICS_RETRY_SECONDS": "0.5"}
+    settings = {"WORKER_MUTE_SECONDS": "3", "SPEECHMATICS_RETRY_SECONDS": "0.5", **worker}
     await asyncio.gather(
         house.start_worker(provider, **settings),
         house.start_worker(provider, **settings),
         house.start_gateway(),
     )
-    speech, talker = Speech(words), TALKERS[client](house)
+    speech, talker = Speech(40), TALKERS[client](house)
     await talker.start()
     speaking = asyncio.create_task(speech.play(talker.send, speed=2.0))
     await until(lambda: talker.heard > 8, "the second phrase", 30)
     await fault(house, provider, talker)
     await speaking
-    await talker.finish(words)
+    await talker.finish(40)
     speech.check(talker.words)
     assert not talker.broken
     return talker
@@ -102,3 +119,87 @@ async def test_a_broker_that_starts_anew(
         nats_server.start()
 
     await talk(house, client, PROVIDER[client], broker_killed)
+
+
+@pytest.mark.parametrize("client", TALKERS)
+async def test_the_leader_of_a_cluster_is_killed(tmp_path: Path, client: str) -> None:
+    cluster = Cluster(tmp_path / "cluster")
+    cluster.start()
+    house = House(tmp_path, cluster.url)
+
+    async def leader_killed(house: House, provider: str, talker: Talker) -> None:
+        async with connected(BrokerSettings(url=cluster.url), name="test") as broker:
+            stream = STREAMS[client]
+            leader = await until(lambda: cluster.leader(broker, stream), "the stream has a leader")
+        leader.kill()
+
+    try:
+        await talk(house, client, PROVIDER[client], leader_killed, NATTERJACK_STREAM_REPLICAS="3")
+    finally:
+        await house.close()
+        cluster.stop()
+
+
+async def test_a_gateway_that_ends_first_sends_what_was_said(house: House) -> None:
+    """The words of the audio that was received are final before the Error."""
+    await house.start("speechmatics")
+    speech, talker = Speech(40), RealtimeTalker(house)
+    await talker.start()
+
+    async def send(audio: bytes) -> None:
+        with contextlib.suppress(TransportError):  # the gateway has closed the connection
+            await talker.send(audio)
+
+    speaking = asyncio.create_task(speech.play(send, speed=2.0))
+    await until(lambda: talker.heard > 8, "the second phrase", 30)
+    house.gateway.signal(SIGTERM)
+    assert await house.gateway.wait(60) == 0
+    speaking.cancel()
+    heard = talker.words
+    assert heard == speech.words[: len(heard)]
+    assert len(heard) > 8
+    kinds = [message["message"] for message in talker.messages]
+    assert kinds[-2:] == ["Error", "EndOfTranscript"]
+    assert talker.messages[-2]["type"] == "job_error"
+    await talker.sdk.close()
+
+
+async def test_a_flux_client_that_comes_back_goes_on(house: House) -> None:
+    """Deepgram's SDKs repeat an ID when they connect again: the session goes on, on a new clock."""
+    await house.start("deepgram-flux")
+    speech = Speech(40)
+    url = f"{house.gateway.ws}/v2/listen?model=flux-general-en&encoding=linear16&sample_rate=16000"
+    frames = speech.frames()
+    texts: list[str] = []
+
+    async def talk(part: list[bytes], *, last: bool) -> None:
+        headers = {"x-deepgram-session-id": "one-client"}
+        turns: dict[int, str] = {}
+
+        async def read(socket: ClientConnection) -> None:
+            with contextlib.suppress(ConnectionClosed):
+                async for text in socket:
+                    message = json.loads(text)
+                    if message["type"] == "TurnInfo":
+                        turns[message["turn_index"]] = message["transcript"]
+                        assert message["audio_window_end"] < len(part) * FRAME_SECONDS + 0.5
+
+        async with within(60), connect(url, additional_headers=headers) as socket:
+            reading = asyncio.create_task(read(socket))
+            for frame in part:
+                await socket.send(frame)
+                await asyncio.sleep(FRAME_SECONDS / 4)
+            if last:
+                await socket.send('{"type": "CloseStream"}')
+                await reading
+            else:
+                # In the pause after the second phrase, once both are final.
+                await until(lambda: len(turns) == 3, "two turns are over", 30)
+                socket.transport.abort()
+                await reading
+        texts.extend(turns.values())
+
+    pause = round((speech.places[15].end + 1.1) / FRAME_SECONDS)
+    await talk(frames[:pause], last=False)
+    await talk(frames[pause:], last=True)
+    speech.check([word for text in texts for word in tones.words_of(text)])
