@@ -34,6 +34,7 @@ class Spoken:
         **common: Any,
     ) -> None:
         self._broker = broker
+        self.conversation, self.speaker = conversation, speaker
         self.session_id = session_id or str(uuid4())
         self.started = started or datetime.now(UTC)
         self._common = {

@@ -1,6 +1,6 @@
 // The live captions of a conversation: lines of speakers, rewritten in place.
 
-import { colorOf, make, reconcile, set, text } from "./dom.js";
+import { colorOf, make, reconcile, set, space, text } from "./dom.js";
 import { clock, short, words } from "./format.js";
 
 const NEAR_PX = 40; // from the end: then the view follows
@@ -101,7 +101,7 @@ export class CaptionsView {
       shown,
       (line) => line.key,
       (line) => (line.note ? createNote(line) : createLine()),
-      (element, line) => (line.note ? updateNote(element, line.note) : this.#update(element, line)),
+      (element, line) => (line.note ? updateNote(element, line.note, conversation) : this.#update(element, line)),
     );
     this.#empty.hidden = lines.length > 0;
     if (!this.#following) {
@@ -116,7 +116,7 @@ export class CaptionsView {
 
   #matches(line) {
     if (line.note) return false;
-    const all = `${nameOf(line)} ${line.parts.map((part) => part.text).join(" ")}`;
+    const all = `${this.#conversation.nameOf(line)} ${line.parts.map((part) => part.text).join(" ")}`;
     return all.toLocaleLowerCase().includes(this.#query);
   }
 
@@ -130,7 +130,7 @@ export class CaptionsView {
       element.dataset.color = color;
     }
     element.classList.toggle("interim", line.parts.every((part) => part.interim));
-    text(head.firstElementChild, nameOf(line));
+    text(head.firstElementChild, this.#conversation.nameOf(line));
     const time = head.lastElementChild;
     text(time, clock(line.at));
     set(time, "datetime", new Date(line.at).toISOString());
@@ -140,12 +140,12 @@ export class CaptionsView {
       (part) => part.key,
       () => make("span"),
       (span, part) => {
-        const last = part === line.parts.at(-1);
-        text(span, last ? part.text : `${part.text} `);
+        text(span, part.text);
         span.className = part.interim ? "part interim" : "part";
         set(span, "lang", part.language);
       },
     );
+    space(body);
   }
 
   // ---- scrolling ---------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ export class CaptionsView {
       const fresh = line.parts.filter((part) => !part.interim && !this.#announced.has(part.key));
       for (const part of fresh) this.#announced.add(part.key);
       if (fresh.length === 0) continue;
-      const name = nameOf(line);
+      const name = conversation.nameOf(line);
       said += name === this.#lastAnnounced ? " " : ` ${name}: `;
       said += fresh.map((part) => part.text).join(" ");
       this.#lastAnnounced = name;
@@ -227,10 +227,6 @@ export class CaptionsView {
     this.#log.append(make("p", {}, said.trim().slice(-MOST_ANNOUNCED)));
     while (this.#log.childElementCount > 20) this.#log.firstElementChild.remove();
   }
-}
-
-function nameOf(line) {
-  return line.label === undefined ? line.speaker : `${line.speaker} (${line.label})`;
 }
 
 function createLine() {
@@ -246,13 +242,13 @@ function createNote({ note }) {
   return make("li", { class: `note ${note.kind}` }, make("span", { class: "note-text" }));
 }
 
-function updateNote(element, note) {
+function updateNote(element, note, conversation) {
   element.className = `note ${note.kind}`;
-  text(element.firstElementChild, noteText(note));
+  const who = note.speaker ? `${conversation.nameOf({ speaker: note.speaker })}: ` : "";
+  text(element.firstElementChild, noteText(note, who));
 }
 
-function noteText(note) {
-  const who = note.speaker ? `${note.speaker}: ` : "";
+function noteText(note, who) {
   const why = note.reason ? ` (${words(note.reason)})` : "";
   switch (note.kind) {
     case "gap":

@@ -1,7 +1,7 @@
 // The overlay: the last words of a conversation, on a transparent page that nobody touches.
 
 import { Access, Stream } from "./api.js";
-import { colorOf, make, reconcile, text } from "./dom.js";
+import { colorOf, make, reconcile, space, text } from "./dom.js";
 import { Conversation } from "./model.js";
 import { options } from "./overlay.js";
 
@@ -82,18 +82,14 @@ function drawNow() {
   let before;
   for (const line of shown) {
     line.named = chosen.show === "names" && conversation.speakers.length > 1 &&
-      nameOf(line) !== before;
-    before = nameOf(line);
+      conversation.nameOf(line) !== before;
+    before = conversation.nameOf(line);
   }
   reconcile(list, shown, (line) => line.key, create, update);
   if (shown.length > 0) {
     everShown = true;
     problem.hidden = true;
   }
-}
-
-function nameOf(line) {
-  return line.label === undefined ? line.speaker : `${line.speaker} (${line.label})`;
 }
 
 function create() {
@@ -105,11 +101,12 @@ function update(element, line) {
   element.className = `caption ${colorOf(conversation.speaker(line.speaker))}${gone ? " gone" : ""}`;
   const [who, said] = element.children;
   who.hidden = !line.named;
-  text(who, nameOf(line));
+  text(who, conversation.nameOf(line));
   reconcile(said, clipped(line.parts), (part) => part.key, () => make("span"), (span, part) => {
     span.className = part.interim ? "part interim" : "part";
-    text(span, part.spaced);
+    text(span, part.text);
   });
+  space(said);
 }
 
 /** The last parts of a line, as far as they can be seen. */
@@ -119,7 +116,7 @@ function clipped(parts) {
   for (const part of parts.toReversed()) {
     if (size > MOST_CHARACTERS) break;
     size += part.text.length;
-    kept.unshift({ ...part, spaced: kept.length > 0 ? `${part.text} ` : part.text });
+    kept.unshift(part);
   }
   return kept;
 }

@@ -20,6 +20,23 @@ export function points(values, width, height, top) {
   );
 }
 
+/** The values, with those between two neighbors that are at most `most` apart filled in. */
+export function bridged(values, most) {
+  const filled = [...values];
+  let last = -1;
+  for (const [index, value] of values.entries()) {
+    if (value === null || value === undefined) continue;
+    if (last >= 0 && index - last <= most) {
+      for (let between = last + 1; between < index; between++) {
+        const share = (between - last) / (index - last);
+        filled[between] = values[last] + (value - values[last]) * share;
+      }
+    }
+    last = index;
+  }
+  return filled;
+}
+
 /** The path of a line through points, with a break wherever there is none. */
 export function line(found) {
   let path = "";

@@ -255,7 +255,7 @@ $("copy").addEventListener("click", async () => {
   const named = conversation.speakers.length > 1;
   const all = lines.map((line) => {
     const said = line.parts.filter((part) => !part.interim).map((part) => part.text).join(" ");
-    return said === "" ? "" : `${named ? `${line.speaker}: ` : ""}${said}`;
+    return said === "" ? "" : `${named ? `${conversation.nameOf(line)}: ` : ""}${said}`;
   });
   toast((await copy(all.filter(Boolean).join("\n"))) ? "Transcript copied" : "Copying is not allowed here");
 });

@@ -55,6 +55,13 @@ export function reconcile(parent, items, key, create, update) {
   }
 }
 
+/** Puts a space between the children of `parent`: outside of them, since each has a direction. */
+export function space(parent) {
+  for (const child of [...parent.children].slice(1)) {
+    if (child.previousSibling.nodeType === Node.ELEMENT_NODE) child.before(" ");
+  }
+}
+
 /** Copies text. Returns whether that worked. */
 export async function copy(value) {
   try {

@@ -1,6 +1,6 @@
 // Workers, edges, and charts of the last hour.
 
-import { area, ceiling, line, points } from "./charts.js";
+import { area, bridged, ceiling, line, points } from "./charts.js";
 import { make, svg, text } from "./dom.js";
 import { clock, duration, short, words } from "./format.js";
 
@@ -8,11 +8,12 @@ const WIDTH = 560;
 const HEIGHT = 150;
 const LEFT = 40;
 const BOTTOM = 18;
+const NEAR_MINUTES = 5; // that may be without finals within a line
 
 /** Shows the answer of `/api/fleet` in `root`. */
 export class FleetView {
   #root;
-  #sessions = new Chart("Open sessions", { unit: (value) => String(value) });
+  #sessions = new Chart("Open sessions", { unit: String, whole: true });
   #latency = new Chart("Latency of finals", { unit: short });
   #workers = make("section", { class: "panel whole", "aria-label": "Workers" });
   #edges = make("section", { class: "panel whole", "aria-label": "Edges" });
@@ -124,12 +125,14 @@ class Chart {
   #legend = make("p", { class: "legend" });
   #cursor = svg("line", { class: "cursor", y1: 0, y2: HEIGHT, visibility: "hidden" });
   #unit;
+  #whole;
   #title;
   #shown;
 
-  constructor(title, { unit }) {
+  constructor(title, { unit, whole = false }) {
     this.#title = title;
     this.#unit = unit;
+    this.#whole = whole;
     this.element = make("section", { class: "panel", "aria-label": title },
       make("h2", {}, title), this.#figure, this.#svg, this.#legend);
     this.#svg.addEventListener("pointermove", (event) => this.#point(event));
@@ -146,7 +149,7 @@ class Chart {
     for (const share of [0, 0.5, 1]) {
       const y = HEIGHT - share * HEIGHT;
       parts.push(svg("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: y, y2: y }));
-      if (share === 0.5 && this.#unit(1.5) === "1.5" && top < 2) continue;
+      if (this.#whole && !Number.isInteger(top * share)) continue;
       parts.push(svg("text", { x: LEFT - 8, y: Math.max(9, y + 3), "text-anchor": "end" }, this.#unit(top * share)));
     }
     for (const [index, minute] of minutes.entries()) {
@@ -155,8 +158,8 @@ class Chart {
       const anchor = index === 0 ? "start" : index === minutes.length - 1 ? "end" : "middle";
       parts.push(svg("text", { x, y: HEIGHT + BOTTOM - 2, "text-anchor": anchor }, clock(Date.parse(minute.at), false)));
     }
-    const low = points(series, width, HEIGHT, top);
-    const high = upper === undefined ? low : points(upper, width, HEIGHT, top);
+    const low = points(bridged(series, NEAR_MINUTES), width, HEIGHT, top);
+    const high = upper === undefined ? low : points(bridged(upper, NEAR_MINUTES), width, HEIGHT, top);
     const drawing = svg("g", { transform: `translate(${LEFT} 0)` },
       svg("path", { class: "area", d: area(high, HEIGHT) }),
       svg("path", { class: "curve", d: line(low) }),

@@ -90,7 +90,7 @@ export function showSessions(list, conversation, reported) {
       const [head, facts] = element.children;
       const [dot, name, shown] = head.children;
       dot.className = dotOf(open({ session, row }), words(state));
-      text(name, speaker);
+      text(name, conversation.nameOf({ speaker }));
       text(shown, words(state));
       const rows = factsOf(session, row);
       reconcile(facts, rows.flatMap(([label, value]) => [[label, label], [`${label}=`, value]]),

@@ -136,6 +136,17 @@ export class Conversation {
     return number;
   }
 
+  /**
+   * The name of a line's speaker: without the digits that the gateway adds for a client that may
+   * come back, unless that makes two speakers alike, and with the provider's label.
+   */
+  nameOf({ speaker, label }) {
+    const plain = withoutDigits(speaker);
+    const alike = this.speakers.some((one) => one !== speaker && withoutDigits(one) === plain);
+    const name = alike ? speaker : plain;
+    return label === undefined ? name : `${name} (${label})`;
+  }
+
   /** The names of all who speak. */
   get speakers() {
     return [...this.#speakers.keys()];
@@ -311,6 +322,8 @@ class Session {
     }
   }
 }
+
+const withoutDigits = (speaker) => speaker.replace(/(?<=.)-[0-9a-f]{12}$/, "");
 
 /** The text of a final, cut where the provider hears another person. */
 function byLabel(event) {

@@ -42,7 +42,7 @@ export class OverlayDialog {
         this.#token = token;
         const end = new Date(expires_at).toLocaleString();
         text($("overlay-note"), `Its token is valid until ${end}. For good, make a key with ` +
-          `natterjack keys add --doors api --conversation ${conversation}, and put it after # in place of the token.`);
+          `natterjack keys add --doors api --conversations ${conversation}, and put it after # in place of the token.`);
       } catch (error) {
         text($("overlay-note"), `No token could be made: ${error.message}. Put a key after #.`);
       }

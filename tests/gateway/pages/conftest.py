@@ -14,7 +14,7 @@ from playwright.async_api import Browser, BrowserContext, Page, Request, async_p
 from natterjack.broker.connection import Broker
 
 from ...nats_server import NatsServer
-from ...waiting import bound
+from ...waiting import bound, until
 from ..api.conftest import Keys
 from ..api.conftest import keys as keys
 from ..process import GatewayProcess
@@ -129,3 +129,9 @@ async def open_page(browser: Browser) -> AsyncIterator[OpenPage]:
 async def texts(page: Page, selector: str) -> list[str]:
     """The texts of all elements."""
     return await page.locator(selector).all_text_contents()
+
+
+async def holds(page: Page, expression: str) -> None:
+    """Wait until an expression is true. Playwright's own way evaluates text in the page, which its
+    policy forbids."""
+    await until(lambda: page.evaluate(expression), expression)

@@ -15,7 +15,7 @@ from ...waiting import bound, until
 from ..api.conftest import Keys, call
 from ..process import GatewayProcess
 from ..spoken import Spoken
-from .conftest import OpenPage, texts
+from .conftest import OpenPage, holds, texts
 
 pytestmark = pytest.mark.process
 
@@ -140,8 +140,8 @@ async def test_the_view_does_not_jump_while_somebody_reads(
         spoken.at = other.at = 3.0 * number
     page = await open_page(f"{gateway.http}/#/c/c")
     await page.locator(".line", has_text="sentence 39").wait_for()
-    at_end = "() => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 5"
-    await page.wait_for_function(at_end)
+    at_end = "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 5"
+    await holds(page, at_end)
     assert await page.locator("#jump").is_hidden()
     await page.evaluate("scroller.scrollTop = 300")
     await page.locator("#jump").wait_for()
@@ -154,10 +154,10 @@ async def test_the_view_does_not_jump_while_somebody_reads(
     await expect(page.locator("#jump")).to_have_text("Newest (2 new)", use_inner_text=True)
     assert await page.evaluate(place) == pytest.approx(before, abs=1)
     await page.locator("#jump").click()
-    await page.wait_for_function(at_end)
+    await holds(page, at_end)
     await spoken.final("followed again")
     await page.locator(".part", has_text="followed again").wait_for()
-    await page.wait_for_function(at_end)
+    await holds(page, at_end)
 
 
 async def test_search_copy_and_download(
@@ -290,7 +290,7 @@ async def test_screen_readers_hear_new_finals_alone(
     await shows(page, ".part", ["said before"])
     log = page.locator("#log")
     assert await log.get_attribute("aria-live") == "polite"
-    await page.wait_for_function("document.querySelector('#facts').textContent !== ''")
+    await holds(page, "document.querySelector('#facts').textContent !== ''")
     await spoken.interim("some")
     await page.locator(".part.interim").wait_for()
     await spoken.final("something new")

@@ -14,7 +14,7 @@ from ...waiting import until
 from ..api.conftest import Keys, call
 from ..process import GatewayProcess
 from ..spoken import Spoken
-from .conftest import OpenPage, texts
+from .conftest import OpenPage, holds, texts
 
 pytestmark = pytest.mark.process
 
@@ -60,7 +60,7 @@ async def test_there_is_nothing_but_words(
     gateway: GatewayProcess, ready_broker: Broker, open_page: OpenPage
 ) -> None:
     page = await open_page(f"{gateway.http}/captions/c?fade=0", viewport=SCREEN)
-    await page.wait_for_function("document.documentElement.dataset.state === 'open'")
+    await holds(page, "document.documentElement.dataset.state === 'open'")
     assert alphas(await page.screenshot(omit_background=True)) == {0}
     await Spoken(ready_broker, "c", "s").final("words")
     await shows(page, ["words"])
@@ -73,7 +73,7 @@ async def test_options_say_how_it_looks(
 ) -> None:
     query = "fade=0&lines=2&size=30&font=Noto+Serif&position=top-left&speakers=names"
     page = await open_page(f"{gateway.http}/captions/c?{query}", viewport=SCREEN)
-    await page.wait_for_function("document.documentElement.dataset.state === 'open'")
+    await holds(page, "document.documentElement.dataset.state === 'open'")
     host, guest = Spoken(ready_broker, "c", "host"), Spoken(ready_broker, "c", "guest")
     await host.final("one")
     guest.at = 3
@@ -109,7 +109,7 @@ async def test_words_fade_after_some_seconds(
     gateway: GatewayProcess, ready_broker: Broker, open_page: OpenPage
 ) -> None:
     page = await open_page(f"{gateway.http}/captions/c?fade=1")
-    await page.wait_for_function("document.documentElement.dataset.state === 'open'")
+    await holds(page, "document.documentElement.dataset.state === 'open'")
     await Spoken(ready_broker, "c", "s").final("words")
     await shows(page, ["words"])
     await page.locator(".caption.gone").wait_for()
@@ -124,7 +124,7 @@ async def test_only_some_speakers_are_shown(
     gateway: GatewayProcess, ready_broker: Broker, open_page: OpenPage
 ) -> None:
     page = await open_page(f"{gateway.http}/captions/c?fade=0&speakers=guest,none")
-    await page.wait_for_function("document.documentElement.dataset.state === 'open'")
+    await holds(page, "document.documentElement.dataset.state === 'open'")
     host, guest = Spoken(ready_broker, "c", "host"), Spoken(ready_broker, "c", "guest")
     await host.final("not shown")
     guest.at = 3
@@ -153,7 +153,7 @@ async def test_the_secret_is_in_the_fragment_and_in_no_request(
 
     await until(readable, "the gateway has read the keys")
     page = await open_page(f"{locked.http}/captions/show?fade=0#{key}")
-    await page.wait_for_function("document.documentElement.dataset.state === 'open'")
+    await holds(page, "document.documentElement.dataset.state === 'open'")
     await Spoken(ready_broker, "show", "s", tenant="mine").final("words")
     await shows(page, ["words"])
     watch = page.watch  # type: ignore[attr-defined]

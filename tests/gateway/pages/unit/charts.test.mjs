@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { area, ceiling, line, points } from "../../../../gateway/pages/static/charts.js";
+import { area, bridged, ceiling, line, points } from "../../../../gateway/pages/static/charts.js";
 
 test("the top of an axis is a round number", () => {
   assert.equal(ceiling(0), 1);
@@ -22,4 +22,9 @@ test("a line has a break where there is no value, and a value alone is a dot", (
 
 test("an area is closed at the bottom", () => {
   assert.equal(area([[0, 1], [2, 3], null], 9), "M0 9L0 1L2 3L2 9Z");
+});
+
+test("short stretches without a value are bridged, long ones and the ends are not", () => {
+  assert.deepEqual(bridged([null, 1, null, 3, null, null, null, 5, null], 2),
+    [null, 1, 2, 3, null, null, null, 5, null]);
 });

@@ -188,6 +188,15 @@ test("speakers have numbers in the order in which they speak", () => {
   assert.deepEqual(conversation.speakers, ["b", "a"]);
 });
 
+test("the digits of a client that may come back are not shown, unless two would be alike", () => {
+  const one = new Maker("me-0123456789ab");
+  const conversation = made(one.final("x", 0));
+  assert.equal(conversation.nameOf({ speaker: "me-0123456789ab" }), "me");
+  assert.equal(conversation.nameOf({ speaker: "0123456789ab" }), "0123456789ab");
+  conversation.add(new Maker("me-ba9876543210").final("y", 1));
+  assert.equal(conversation.nameOf({ speaker: "me-0123456789ab", label: "1" }), "me-0123456789ab (1)");
+});
+
 test("ten thousand finals are built in good time", () => {
   const makers = [new Maker("a"), new Maker("b")];
   const conversation = new Conversation();
