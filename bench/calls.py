@@ -1,4 +1,4 @@
-"""Calls of Python functions in a worker per chunk: `python -m bench.calls`."""
+"""Calls of Python functions per chunk, in a worker and in a gateway: `python -m bench.calls`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,26 @@ from pathlib import Path
 
 from tests.waiting import until
 
-from .relay import streaming
+from . import relay
+from .gateway import cost
+
+PACKAGES = {
+    "worker": ("worker", "natterjack", "nats", "aiohttp"),
+    "gateway": ("gateway", "edge_capture", "natterjack", "nats", "aiohttp"),
+}
+"""Packages that are counted apart, by program."""
 
 
-async def measure(sessions: int = 20, chunks: int = 2000) -> dict[str, float]:
-    """Return the number of calls per chunk of audio, by package.
+async def measure(who: str = "worker", sessions: int = 20, chunks: int = 2000) -> dict[str, float]:
+    """Return the number of calls per chunk of audio in a program, by package.
 
     It includes calls for everything else that happens meanwhile.
     """
+    streaming = relay.streaming if who == "worker" else cost.streaming
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "calls"
-        async with streaming(sessions, "-m", "bench.counted", str(out)) as (subject, provider):
+        counted = "-m", "bench.counted", str(out), f"{who}.__main__"
+        async with streaming(sessions, *counted) as (subject, provider):
             os.kill(subject.pid, signal.SIGUSR1)
             await provider.stats(reset=True)
             received = 0
@@ -29,9 +38,9 @@ async def measure(sessions: int = 20, chunks: int = 2000) -> dict[str, float]:
                 await asyncio.sleep(0.1)
                 received = (await provider.stats())["messages"]
             os.kill(subject.pid, signal.SIGUSR2)
-            await until(out.exists, "the worker has written its counts", 30)
+            await until(out.exists, f"the {who} has written its counts", 30)
             calls = json.loads(out.read_text())
-    found = {"worker": 0.0, "natterjack": 0.0, "nats": 0.0, "aiohttp": 0.0, "others": 0.0}
+    found = dict.fromkeys((*PACKAGES[who], "others"), 0.0)
     for file, count in calls.items():
         package = next((name for name in found if f"/{name}/" in file), "others")
         found[package] += count / received
@@ -39,5 +48,7 @@ async def measure(sessions: int = 20, chunks: int = 2000) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    for name, count in asyncio.run(measure()).items():
-        print(f"{name:12}{count:6.1f}")
+    for program in PACKAGES:
+        print(program)
+        for name, count in asyncio.run(measure(program)).items():
+            print(f"  {name:12}{count:6.1f}")

@@ -1,13 +1,14 @@
-"""A worker that counts its calls of Python functions: `python -m bench.counted FILE`.
+"""A program that counts its calls of Python functions: `python -m bench.counted FILE MODULE`.
 
 The counts depend neither on the machine nor on its load, so a test can limit them. Counting starts
-at SIGUSR1; at SIGUSR2 the worker writes the counts to FILE as JSON: calls of Python functions by
-file.
+at SIGUSR1; at SIGUSR2 the program writes the counts to FILE as JSON: calls of Python functions by
+file. MODULE has the program's `main`.
 """
 
 from __future__ import annotations
 
 import collections
+import importlib
 import json
 import signal
 import sys
@@ -26,7 +27,7 @@ def _count(frame: FrameType, event: str, _argument: Any) -> None:
 
 def main() -> None:
     path = Path(sys.argv.pop(1))
-    from worker.__main__ import main as work
+    work = importlib.import_module(sys.argv.pop(1)).main
 
     def begin(_number: int, _frame: FrameType | None) -> None:
         sys.setprofile(_count)

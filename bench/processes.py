@@ -199,8 +199,12 @@ async def worker(
 
 
 @contextlib.asynccontextmanager
-async def gateway(nats_url: str, **settings: str) -> AsyncIterator[tuple[Program, str]]:
+async def gateway(
+    nats_url: str, *, arguments: tuple[str, ...] = ("-m", "gateway"), **settings: str
+) -> AsyncIterator[tuple[Program, str]]:
     """Run a gateway and yield it, once it is ready, with its address, without keys.
+
+    `arguments` are those of Python.
 
     Raises: RuntimeError if it exits, TimeoutError.
     """
@@ -211,7 +215,7 @@ async def gateway(nats_url: str, **settings: str) -> AsyncIterator[tuple[Program
         "GATEWAY_HTTP_PORT": "0",
         **settings,
     }
-    async with _ready(("-m", "gateway"), "gateway ready", environment) as (started, _, line):
+    async with _ready(arguments, "gateway ready", environment) as (started, _, line):
         yield started, str(json.loads(line)["http"]).removeprefix("http://")
 
 

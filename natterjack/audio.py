@@ -57,7 +57,7 @@ class AudioFormat(NamedTuple):
 
     def frames(self, size_bytes: int) -> int:
         """The number of whole frames in `size_bytes` bytes."""
-        return size_bytes // self.frame_bytes
+        return size_bytes // (BYTES_PER_SAMPLE[self.encoding] * self.channels)
 
     def seconds(self, frames: int) -> float:
         """Duration of `frames` frames in seconds."""

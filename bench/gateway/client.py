@@ -21,6 +21,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import deepgram.listen.v1.client  # noqa: F401 - the SDK would import it later
     from deepgram import AsyncDeepgramClient
+    from deepgram.core.api_error import ApiError as ApiError
     from deepgram.environment import DeepgramClientEnvironment
     from deepgram.listen.v1.types import ListenV1Results as ListenV1Results
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..processes import (
+    Emulator,
+    Program,
     broker,
     busy_seconds,
     cpu_seconds,
@@ -112,17 +115,9 @@ async def measure(who: str, sessions: int, seconds: float) -> Cost:
             subject, _ = await stack.enter_async_context(
                 worker(server.url, provider.address, sessions)
             )
-            door, address = await stack.enter_async_context(
-                gateway(server.url, GATEWAY_PROVIDER="deepgram", GATEWAY_MAX_CONNECTIONS="1000")
-            )
+            door, address = await stack.enter_async_context(_gateway(server.url))
             pids = {"gateway": door.pid, "worker": subject.pid, "broker": server.pid}
-        client = await stack.enter_async_context(
-            program(
-                *("-m", "bench.gateway.client", "--service", "deepgram"),
-                *("--url", f"ws://{address}", "--sessions", str(sessions)),
-                *("--chunk-ms", str(CHUNK_MS)),
-            )
-        )
+        client = await stack.enter_async_context(_clients(address, sessions))
         cost.versions = (await client.read_json())["versions"]
         pids = {"client": client.pid, **pids}
         idle = {name: resident_bytes(pid) for name, pid in pids.items()}
@@ -149,6 +144,39 @@ async def measure(who: str, sessions: int, seconds: float) -> Cost:
     cost.delivered = received["bytes"] / (received["seconds"] * sessions * 32_000)
     cost.late_ms, cost.broken = results["late_ms"], results["broken"]
     return cost
+
+
+def _gateway(nats_url: str, *arguments: str) -> AbstractAsyncContextManager[tuple[Program, str]]:
+    return gateway(
+        nats_url,
+        arguments=arguments or ("-m", "gateway"),
+        GATEWAY_PROVIDER="deepgram",
+        GATEWAY_MAX_CONNECTIONS="1000",
+    )
+
+
+def _clients(address: str, sessions: int) -> AbstractAsyncContextManager[Program]:
+    """The process of the clients."""
+    return program(
+        *("-m", "bench.gateway.client", "--service", "deepgram", "--url", f"ws://{address}"),
+        *("--sessions", str(sessions), "--chunk-ms", str(CHUNK_MS)),
+    )
+
+
+@contextlib.asynccontextmanager
+async def streaming(sessions: int, *arguments: str) -> AsyncIterator[tuple[Program, Emulator]]:
+    """Run a gateway, `python <arguments>`; yield it and the provider once all clients stream."""
+    async with (
+        emulator() as provider,
+        broker() as server,
+        worker(server.url, provider.address, sessions),
+        _gateway(server.url, *arguments) as (subject, address),
+        _clients(address, sessions) as client,
+    ):
+        await client.read_json()
+        await client.ask("open")
+        await settled(provider, sessions)
+        yield subject, provider
 
 
 def rows(costs: Sequence[Cost]) -> list[list[str]]:

@@ -263,14 +263,14 @@ def rows(losses: Sequence[Loss]) -> list[list[str]]:
                     saw.append(f"{who} was not measured: {loss.failed}")
                 continue
             cells.append(f"{loss.lost}, {loss.doubled + loss.others}")
-            again.append(f"{who} {loss.streams - loss.speakers}")
-            errors = [f"{count} x {error}" for error, count in loss.errors.items()]
+            again.append(str(loss.streams - loss.speakers))
+            errors = [f"{count} {error}" for error, count in loss.errors.items()]
             if loss.incomplete:
                 errors.append(f"{loss.incomplete} of {loss.speakers} had no end")
             if errors:
                 saw.append(f"{who}: {', '.join(errors)}")
         spoken = max(loss.spoken for loss in by_who.values())
         lines.append(
-            [FAULTS[fault], str(spoken), *cells, ", ".join(again), "; ".join(saw) or "nothing"]
+            [FAULTS[fault], str(spoken), *cells, " / ".join(again), "; ".join(saw) or "nothing"]
         )
     return lines

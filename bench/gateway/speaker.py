@@ -17,7 +17,7 @@ import httpx
 
 from natterjack.emulators import tones
 
-from .client import OPTIONS, ListenV1Results, sdk
+from .client import OPTIONS, ApiError, ListenV1Results, sdk
 
 CHUNK_S = 0.08
 _CHUNK_BYTES = round(CHUNK_S * OPTIONS["sample_rate"]) * 2
@@ -25,6 +25,13 @@ _PAUSE_S = 0.5
 """Between two attempts to connect."""
 _PATIENCE_S = 60.0
 """How long attempts go on, and how long the rest of the transcript may take at the end."""
+
+
+def _name(error: Exception) -> str:
+    """What a user sees of an error, in short."""
+    if isinstance(error, ApiError):
+        return f"ApiError {error.status_code}"
+    return type(error).__name__
 
 
 class Speaker:
@@ -59,7 +66,7 @@ class Speaker:
                 try:
                     await self._stream()
                 except Exception as error:  # noqa: BLE001 - whatever the SDK raises is a result
-                    self.errors.append(f"{type(error).__name__}: {error}"[:120])
+                    self.errors.append(_name(error))
                 now = time.monotonic()
                 if self.streams > streams:
                     failing_since = now

@@ -256,7 +256,7 @@ class Publisher:
             return
         if "audio" not in self._problems and self._window.overdue(now, _OVERDUE_S):
             self._failed("audio", f"no acknowledgement for {_OVERDUE_S:.0f} s", now)
-        if not self._accepts_data(broker):
+        if broker.client.pending_data_size >= _MAX_UNSENT_BYTES:
             return
         if not self._request.stored and now >= self._request.backoff.due:
             self._request.backoff.failed(now)  # until it is acknowledged

@@ -77,6 +77,8 @@ class ClientSession:
         self._reader = reader
         self._metrics = metrics
         self._format = self.spec.audio_format
+        self._rate = self.spec.sample_rate
+        self._bytes_per_second = self._format.frame_bytes * self._rate
         self._framer = Framer(self._format, chunk_ms)
         self._interims = interims
         self._succession = Succession(0, self.spec.sample_rate, live=True)
@@ -150,7 +152,7 @@ class ClientSession:
             raise SessionEnded(self.closing.reason or self.closing.state)
         if self.ending:
             return
-        self._metrics.audio_seconds.inc(len(audio) / self._format.frame_bytes / self._rate)
+        self._metrics.audio_seconds.inc(len(audio) / self._bytes_per_second)
         for payload in self._framer.feed(audio):
             self._offer(payload)
 
@@ -360,10 +362,6 @@ class ClientSession:
         return True
 
     # ---- parts -----------------------------------------------------------------------------------
-
-    @property
-    def _rate(self) -> int:
-        return self._format.sample_rate
 
     def _offer(self, payload: bytes) -> None:
         frames = self._format.frames(len(payload))
