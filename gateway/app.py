@@ -15,6 +15,7 @@ from .api import routes as api
 from .doors.deepgram_flux import door as deepgram_flux
 from .doors.deepgram_listen import door as deepgram_listen
 from .doors.managed import door as managed
+from .doors.openai import door as openai
 from .doors.speechmatics import door as speechmatics
 from .doors.twilio import door as twilio
 from .gateway import Gateway as Gateway
@@ -26,6 +27,7 @@ _MAX_FIELD_BYTES = 16 * 1024
 ROUTES: tuple[Callable[[web.Application, Gateway], None], ...] = (
     deepgram_listen.add_routes,
     deepgram_flux.add_routes,
+    openai.add_routes,
     speechmatics.add_routes,
     managed.add_routes,
     twilio.add_routes,
