@@ -42,10 +42,11 @@ class Link:
     def receive(self) -> tuple[bytes, bytes]:
         """Wait for a message. Raises: Gone."""
         signal.setitimer(signal.ITIMER_PROF, 0)
-        kind, size = HEADER.unpack(self._exactly(HEADER.size))
-        data = self._exactly(size)
-        signal.setitimer(signal.ITIMER_PROF, _CPU_S)
-        return kind, data
+        try:
+            kind, size = HEADER.unpack(self._exactly(HEADER.size))
+            return kind, self._exactly(size)
+        finally:  # also when the gateway has closed the socket: FFmpeg may go on for ever
+            signal.setitimer(signal.ITIMER_PROF, _CPU_S)
 
     def _exactly(self, size: int) -> bytes:
         data = bytearray()

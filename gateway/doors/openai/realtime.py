@@ -13,6 +13,7 @@ from natterjack.errors import UsageError
 from natterjack.events import Event, StatusEvent
 
 from ...access import Grant, Refused, credentials_of
+from ...audio.errors import DecoderUnavailable, UndecodableAudio
 from ...errors import Draining, SessionEnded
 from ...gateway import Gateway
 from ...session import Opening
@@ -129,8 +130,6 @@ def _opening(gateway: Gateway, grant: Grant, config: Config) -> Opening:
         encoding=config.format.encoding,
         sample_rate=config.format.sample_rate,
         language=plain_language(config.language),
-        model=config.model,
-        vendor="openai",
         keyterms=config.keywords,
         options=options_for(providers, grant.options, wishes),
     )
@@ -291,6 +290,9 @@ class RealtimeClient(ClientStream):
             await self.finish(list, Close(1001, LEAVING))
         else:
             await self._fail(ApiError("the transcript takes too long", kind=SERVER), 1011)
+
+    async def undecodable(self, error: UndecodableAudio | DecoderUnavailable) -> None:
+        await self._fail(ApiError(str(error), code="invalid_value"))
 
     async def idle(self) -> None:
         what = "the session has had nothing for an hour"

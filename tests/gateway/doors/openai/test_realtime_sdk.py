@@ -18,8 +18,9 @@ from natterjack.emulators import tones
 from natterjack.emulators.pcm import from_linear16
 from tests.nats_server import NatsServer
 from tests.waiting import until, within
+from tests.worker.programs import holder
 
-from ..house import House, Speech, held
+from ..house import House, Speech
 
 RATE = 24_000
 VAD = {"type": "server_vad", "silence_duration_ms": 400}
@@ -193,7 +194,7 @@ async def test_killed_worker_and_broker(house: House, nats_server: NatsServer) -
         realtime = Realtime(opened)
         await realtime.configure(turn_detection=VAD)
         playing = asyncio.create_task(speech.play(realtime.send, speed=1.5))
-        (await held(house)).signal(SIGKILL)
+        (await holder(house.workers)).signal(SIGKILL)
         await until(lambda: len(realtime.words) >= 16, "two items")
         nats_server.kill()
         nats_server.start()
