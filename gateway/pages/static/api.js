@@ -222,6 +222,7 @@ export class Stream {
     this.#abort = new AbortController();
     this.#parser.reset();
     const last = this.#parser.lastId;
+    const secret = this.#access.secret;
     const response = await this.#access.fetch(this.#path + this.#since + this.query, {
       headers: { Accept: "text/event-stream", ...(last ? { "Last-Event-ID": last } : {}) },
       signal: this.#abort.signal,
@@ -238,7 +239,10 @@ export class Stream {
         if (done) return;
         this.#failures = 0;
         for (const event of this.#parser.push(value)) {
-          if (event.type === "expired") throw new ApiError("the token has expired", 401);
+          if (event.type === "expired") {
+            if (secret !== this.#access.secret) return; // it was renewed
+            throw new ApiError("the token has expired", 401);
+          }
           this.onEvent(event);
         }
       }

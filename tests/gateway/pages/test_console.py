@@ -11,6 +11,7 @@ from playwright.async_api import Error, Page, expect
 from natterjack.broker.connection import Broker
 from natterjack.events import Gap, Word
 
+from ...nats_server import NatsServer
 from ...waiting import bound, until
 from ..api.conftest import Keys, call
 from ..process import GatewayProcess
@@ -370,6 +371,32 @@ async def test_a_key_is_exchanged_for_a_token_that_is_kept_for_the_tab(
     await page.locator("#logout").click()
     await page.locator("#login").wait_for()
     assert await page.evaluate("sessionStorage.length") == 0
+
+
+async def test_a_token_is_renewed_while_the_page_is_open(
+    nats_server: NatsServer, ready_broker: Broker, keys: Keys, open_page: OpenPage
+) -> None:
+    key = keys.add("mine")
+    gateway = GatewayProcess(nats_server.url, **keys.settings, GATEWAY_TOKEN_MAX_SECONDS="4")
+    await gateway.start()
+    try:
+        spoken = Spoken(ready_broker, "c", "s", tenant="mine")
+        await spoken.final("one")
+        page = await open_page(f"{gateway.http}/#/c/c")
+        await page.locator("#key").fill(key)
+        await page.keyboard.press("Enter")
+        await shows(page, ".part", ["one"])
+        watch = page.watch  # type: ignore[attr-defined]
+
+        def asked(path: str) -> int:
+            return sum(path in request.url for request in watch.requests)
+
+        await until(lambda: asked("/api/tokens") > 1 and asked("/events") > 1, "it is renewed")
+        await spoken.final("two")
+        await shows(page, ".part", ["one", "two"])
+        assert await page.locator("#login").is_hidden()
+    finally:
+        await gateway.stop()
 
 
 async def test_the_fleet_is_shown_with_charts_that_can_be_read_out(
