@@ -274,11 +274,9 @@ class Publisher:
         ):
             if (again := self._window.next_to_resend(now)) is not None:
                 self._send_again(broker, *again)
-            elif (
-                not self._window.full
-                and self._rate_limit.allows(now)
-                and (taken := self.backlog.take())
-            ):
+            elif self._window.full or not self._rate_limit.allows(now):
+                break
+            elif taken := self.backlog.take():
                 self._send_new(broker, *taken, now)
             else:
                 break
@@ -322,10 +320,7 @@ class Publisher:
         headers.update(self.more_headers)
         try:
             broker.client.post(
-                self._audio_subject,
-                chunk.payload,
-                reply=f"{self._inbox}.{seq}",
-                headers=headers,
+                self._audio_subject, chunk.payload, reply=f"{self._inbox}.{seq}", headers=headers
             )
         except MessageTooLarge as error:
             self._ask_limit(broker)

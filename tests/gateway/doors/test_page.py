@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from docs.generate import ROOT
 from natterjack.emulators import tones
-from tests.docs.pages import ROOT, blocks
+from tests.docs.pages import blocks
 from tests.waiting import within
 
 from .house import RATE, House, Speech
