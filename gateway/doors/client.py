@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -43,6 +44,12 @@ class Close(NamedTuple):
 
     code: int | None = 1000
     reason: str = ""
+
+
+LEAVING = Close(1001, "this server is about to end; connect again")
+"""Clients connect again after this code; those that repeat an ID go on with their sessions."""
+_REST_S = 3.0
+"""How long a client that is sent away may take to answer."""
 
 
 def text_of(message: dict[str, Any]) -> str:
@@ -118,6 +125,10 @@ class ClientStream(ABC):
     def paused(self) -> bool:
         """Whether no speech is open, so that the connection can be closed without harm."""
 
+    def released(self) -> list[str]:
+        """The messages that are left for a client that goes on with its session elsewhere."""
+        return []
+
     @abstractmethod
     async def over(self, closing: StatusEvent) -> None:
         """Say the last words, and `finish`, after the last event of the session."""
@@ -187,6 +198,24 @@ class ClientStream(ABC):
                     task.cancel()
                 await self.intake.close()
 
+    async def close(self, close: Close | None) -> None:
+        """Close the connection as `run` says. If the client goes on elsewhere, what it sends until
+        it answers is part of its session."""
+        if close is not LEAVING:
+            if close is not None:
+                await close_socket(self._socket, close)
+            return
+        with contextlib.suppress(TimeoutError, ConnectionError, RuntimeError, SessionEnded):
+            async with asyncio.timeout(_REST_S):
+                payload = struct.pack("!H", close.code or 1000) + close.reason.encode()
+                await self._socket.send_frame(payload, WSMsgType.CLOSE)
+                while True:
+                    message = await self._socket.receive()
+                    if message.type is WSMsgType.BINARY:
+                        await self.intake.take(message.data)
+                    elif message.type not in (WSMsgType.TEXT, WSMsgType.PING, WSMsgType.PONG):
+                        return
+
     # ---- tasks ------------------------------------------------------------------------------
 
     async def _read(self) -> None:
@@ -252,17 +281,23 @@ class ClientStream(ABC):
         await self.unfinished()
 
     async def _drain(self) -> None:
-        """When the gateway ends: wait for a pause in speech, then for what was said before it."""
+        """When the gateway ends: wait for a pause in speech, then send the client away. One that
+        repeats an ID comes back and goes on with its session; that of another one is finished
+        first."""
         await self.gateway.draining.wait()
-        self.leaving = not self.session.ending
+        comes_back = self.session.repeats and not self.session.ending
+        self.leaving = not (self.session.ending or comes_back)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.gateway.drain_until - time.monotonic()):
                 if not self.paused():
                     self._pause.clear()
                     await self._pause.wait()
-                await self.end_session()
-                await asyncio.shield(self._close)
-        if not self._close.done():
+                if not comes_back:
+                    await self.end_session()
+                    await asyncio.shield(self._close)
+        if comes_back:
+            await self.finish(self.released, LEAVING)
+        elif not self._close.done():
             await self.unfinished()
 
     # ---- parts ------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ...errors import Draining
 from ...gateway import Gateway
 from ...session import Opening
 from ..backend import options_for
-from ..client import HEARTBEAT_S, ClientStream, Close, close_socket
+from ..client import HEARTBEAT_S, ClientStream, Close
 from ..intake import Wire
 from ..refusals import label, refusal, refused
 from .protocol import FluxStream, decode
@@ -78,11 +78,10 @@ async def _serve(
         client.flux = flux
         client.idle_seconds = _IDLE_FACTOR * gateway.settings.silence_seconds
         await client.tell(lambda: [flux.connected()])
-        if (close := await client.run()) is not None:
-            await close_socket(socket, close)
+        await client.close(await client.run())
         return socket
     finally:
-        await gateway.sessions.close(session)
+        await gateway.sessions.leave(session)
 
 
 def _opening(

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import struct
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from importlib.metadata import version
 from typing import NamedTuple
 from uuid import uuid4
 
-from aiohttp import WSMsgType, hdrs, web
+from aiohttp import hdrs, web
 
 from natterjack.control import ControlRequest
 from natterjack.decoding import UnknownEvent
@@ -26,11 +25,11 @@ from natterjack.telemetry.log import fields
 
 from ...access import Grant, Refused, credentials_of
 from ...audio.errors import DecoderUnavailable, UndecodableAudio
-from ...errors import Draining, SessionEnded
+from ...errors import Draining
 from ...gateway import Gateway
 from ...session import Channels, ClientSession, Opening
 from ..backend import options_for, plain_language
-from ..client import HEARTBEAT_S, ClientStream, Close, close_socket
+from ..client import HEARTBEAT_S, ClientStream, Close
 from ..intake import Intake, Wire
 from ..refusals import label, refusal, refused
 from . import protocol
@@ -46,13 +45,9 @@ _SESSION_ID = "x-deepgram-session-id"
 _MAX_ID = 200
 _HOLD_S = 0.03
 """How long a final waits for the end of its turn, which a worker publishes right after it."""
-_REST_S = 3.0
-"""How long a client may take to answer a close frame; what it sends until then is not lost."""
 _LONG_S = 3600.0
 _MAX_FINALIZES = 100
 """Requests that wait; further ones get no answer of their own."""
-_LEAVING = Close(1001, "this server is about to end; connect again")
-"""For a client that goes on with its session when it comes back."""
 _LEFT = Close(1001, "this server has ended; connect again")
 _MAX_SAID = 1000
 
@@ -117,10 +112,7 @@ async def _serve(
         gateway.metrics.accepted.labels(_LABEL).inc()
         close = await client.run()
         await client.channels.stop()
-        if close is _LEAVING:
-            await client.take_rest(close)
-        elif close is not None:
-            await close_socket(socket, close)
+        await client.close(close)
         return socket
     finally:
         for session in sessions:
@@ -343,31 +335,5 @@ class ListenClient(ClientStream):
     def paused(self) -> bool:
         return self.stream.quiet
 
-    # ---- the end of the gateway -------------------------------------------------------------
-
-    async def _drain(self) -> None:
-        """When the gateway ends: wait for a final, then send the client away. One that comes back
-        goes on with its session; that of another one is finished first."""
-        await self.gateway.draining.wait()
-        if self.session.ending or not self.session.repeats:
-            await super()._drain()
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.gateway.drain_until - time.monotonic()):
-                if not self.paused():
-                    self._pause.clear()
-                    await self._pause.wait()
-        await self.finish(self.stream.release, _LEAVING)
-
-    async def take_rest(self, close: Close) -> None:
-        """Close the connection, and take what the client sends until it answers."""
-        with contextlib.suppress(TimeoutError, ConnectionError, RuntimeError, SessionEnded):
-            async with asyncio.timeout(_REST_S):
-                payload = struct.pack("!H", close.code or 1000) + close.reason.encode()
-                await self._socket.send_frame(payload, WSMsgType.CLOSE)
-                while True:
-                    message = await self._socket.receive()
-                    if message.type is WSMsgType.BINARY:
-                        await self.intake.take(message.data)
-                    elif message.type not in (WSMsgType.TEXT, WSMsgType.PING, WSMsgType.PONG):
-                        return
+    def released(self) -> list[str]:
+        return list(self.stream.release())

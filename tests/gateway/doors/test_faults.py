@@ -16,8 +16,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from natterjack.broker import streams
-from natterjack.broker.connection import connected
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.stored import StreamStore
 from natterjack.emulators import tones
+from natterjack.events import parse_event
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from tests.faults.cluster import Cluster
@@ -164,15 +166,18 @@ async def test_a_gateway_that_ends_first_sends_what_was_said(house: House) -> No
     await talker.sdk.close()
 
 
-async def test_a_flux_client_that_comes_back_goes_on(house: House) -> None:
+@pytest.mark.parametrize("way", ["connection lost", "gateway ended"])
+async def test_a_flux_client_that_comes_back_goes_on(
+    house: House, broker: Broker, way: str
+) -> None:
     """Deepgram's SDKs repeat an ID when they connect again: the session goes on, on a new clock."""
     await house.start("deepgram-flux")
     speech = Speech(40)
-    url = f"{house.gateway.ws}/v2/listen?model=flux-general-en&encoding=linear16&sample_rate=16000"
     frames = speech.frames()
     texts: list[str] = []
 
     async def talk(part: list[bytes], *, last: bool) -> None:
+        url = f"{house.gateway.ws}/v2/listen?model=flux-general-en&encoding=linear16"
         headers = {"x-deepgram-session-id": "one-client"}
         turns: dict[int, str] = {}
 
@@ -184,7 +189,10 @@ async def test_a_flux_client_that_comes_back_goes_on(house: House) -> None:
                         turns[message["turn_index"]] = message["transcript"]
                         assert message["audio_window_end"] < len(part) * FRAME_SECONDS + 0.5
 
-        async with within(60), connect(url, additional_headers=headers) as socket:
+        async with (
+            within(60),
+            connect(f"{url}&sample_rate=16000", additional_headers=headers) as socket,
+        ):
             reading = asyncio.create_task(read(socket))
             for frame in part:
                 await socket.send(frame)
@@ -192,14 +200,29 @@ async def test_a_flux_client_that_comes_back_goes_on(house: House) -> None:
             if last:
                 await socket.send('{"type": "CloseStream"}')
                 await reading
-            else:
-                # In the pause after the second phrase, once both are final.
-                await until(lambda: len(turns) == 3, "two turns are over", 30)
+                assert socket.close_code == 1005
+                texts.extend(turns.values())
+                return
+            # In the pause after the second phrase, once both are final.
+            await until(lambda: len(turns) == 3, "two turns are over", 30)
+            if way == "connection lost":
                 socket.transport.abort()
-                await reading
+            else:
+                house.gateway.signal(SIGTERM)
+            await reading
+            assert socket.close_code == (1001 if way == "gateway ended" else 1006)
         texts.extend(turns.values())
 
     pause = round((speech.places[15].end + 1.1) / FRAME_SECONDS)
     await talk(frames[:pause], last=False)
+    if way == "gateway ended":
+        await house.start_gateway()
     await talk(frames[pause:], last=True)
     speech.check([word for text in texts for word in tones.words_of(text)])
+    store = StreamStore(broker, streams.TRANSCRIPTS)
+    await store.start()
+    stored, _ = await store.read("stt.transcript.>", 1, batch=1000, max_bytes=10_000_000)
+    sessions = {parse_event(message.data).session_id for message in stored}
+    if way == "gateway ended":
+        assert len(sessions) == 1, "it is one session"
+    # A lost connection may be noticed after the client is back, which gets a new session then.
