@@ -17,8 +17,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.local: $(BIN)/python pyproject.toml
-	@echo "installing natterjack and the embedded engines (about 160 MB, once) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local]'
+	@echo "installing natterjack and the embedded engines (about 200 MB, once) ..."
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[local,gateway]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local

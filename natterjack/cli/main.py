@@ -54,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
         "path", nargs="?", type=path, help="audio file to transcribe (default: a bundled recording)"
     )
     command.add_argument("--mic", action="store_true", help="transcribe the microphone")
+    command.add_argument(
+        "--open", action="store_true", help="show the captions in the browser, too"
+    )
     command.add_argument("--device", help="which microphone: a number or part of its name")
     command.add_argument(
         "--voice",
@@ -85,6 +88,20 @@ def parser() -> argparse.ArgumentParser:
         "--workers", type=number(0, 1000), default=1, help="number of workers (default: 1)"
     )
     command.add_argument("--provider", help="speech provider (default: the embedded engine)")
+    command.add_argument(
+        "--gateway",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also run a gateway, which serves a page with captions and a microphone, if "
+        "natterjack[gateway] is installed (default)",
+    )
+    command.add_argument(
+        "--gateway-port",
+        type=number(-1, 65_535),
+        help="port of the gateway; -1 for any free port (default: GATEWAY_HTTP_PORT or 8080, or "
+        "any free port if that is taken)",
+    )
+    command.add_argument("--open", action="store_true", help="open the page in the browser")
     command.add_argument(
         "--port",
         type=number(-1, 65_535),
@@ -135,6 +152,7 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
             directory=flags.store,
             voice=flags.voice,
             aloud=flags.play,
+            opens=flags.open,
         )
     if flags.command == "up":
         return up(
@@ -142,6 +160,9 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
             provider=flags.provider,
             directory=flags.store,
             port=flags.port,
+            gateway=flags.gateway,
+            gateway_port=flags.gateway_port,
+            opens=flags.open,
         )
     subcommands = {
         "transcribe": transcribe.run,

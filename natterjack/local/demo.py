@@ -25,6 +25,7 @@ from natterjack.process.run import end_tasks
 from natterjack.process.terminal import plain
 from natterjack.settings import BrokerSettings
 
+from .page import ANY_PORT, check_page, gateway_variables, show
 from .parts import Part
 from .recordings.files import check
 from .stack import Stack, run_stack, say
@@ -91,17 +92,25 @@ async def demo(
     directory: Path | None = None,
     voice: bool = False,
     aloud: bool = False,
+    opens: bool = False,
 ) -> int:
     """Run the demo on a file, the microphone or the bundled recording.
 
-    `voice`: say each turn back, on the loudspeaker if `aloud`. Returns the exit status: 0 if the
+    `voice`: say each turn back, on the loudspeaker if `aloud`. `opens`: open the page with the
+    captions in the browser. Returns the exit status: 0 if the
     session closed and, for the bundled recording, the word error rate is below MAX_WORD_ERROR_RATE.
     """
     if aloud and not voice:
         raise UsageError("--play plays what the assistant says, which needs --voice")
     if path is not None and not microphone:
         await check(path)
+    variables = gateway_variables(os.environ, None if opens else ANY_PORT)
+    check_page(variables, wanted=opens)
+    if variables is not None:
+        variables["GATEWAY_TENANT"] = TENANT
     if voice:
+        if opens:
+            raise UsageError("--open shows captions, which --voice prints here")
         captured = ["mic", *([f"--device={device}"] if device else [])] if microphone else None
         if path is not None:
             captured = ["file", "--", str(path)]
@@ -120,8 +129,13 @@ async def demo(
 
     async def work(stack: Stack) -> int:
         action = "listening to the microphone" if microphone else playing
-        say(f"ready at {stack.server.url}; {action} (Ctrl-C ends it)\n")
+        say(f"ready at {stack.server.url}; {action} (Ctrl-C ends it)")
         conversation = f"demo-{secrets.token_hex(3)}"
+        if stack.page is not None:
+            say(f"in a browser: {stack.page}captions/{conversation}")
+            if opens:
+                await show(f"{stack.page}captions/{conversation}")
+        say("")
         received = Received()
         edge = await stack.edge("edge", [*arguments, "--conversation", conversation, *source])
         await _follow(stack, edge, received, conversation)
@@ -132,7 +146,7 @@ async def demo(
         say(_next_steps(stack, conversation))
         return status
 
-    return await run_stack(Stack("demo", directory, provider=provider), work)
+    return await run_stack(Stack("demo", directory, provider=provider, gateway=variables), work)
 
 
 async def _follow(stack: Stack, edge: Part, received: Received, conversation: str) -> None:

@@ -110,6 +110,10 @@ class Part:
             shown.append(line.strip() if entry is None else str(entry["message"]))
         return " | ".join(shown) or f"{self.name} wrote no log"
 
+    def doing(self) -> str:
+        """The last message of the log; empty if there is none yet."""
+        return next((str(e["message"]) for e in reversed(self._entries())), "")
+
     def error(self) -> str:
         """What the part said about its failure: its last error, or else the last line that is not
         of a log, as programs print about a mistake; or else its last messages, in one line."""

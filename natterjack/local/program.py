@@ -12,7 +12,12 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
 
-PACKAGES = {"natterjack-worker": "worker", "natterjack-edge": "edge_capture"}
+PACKAGES = {
+    "natterjack-worker": ("worker",),
+    "natterjack-edge": ("edge_capture",),
+    "natterjack-gateway": ("gateway", "edge_capture", "worker"),
+}
+"""The package of each program, and those that it uses."""
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,10 +40,10 @@ def load(package: str) -> None:
 def main() -> int:
     """Run the program that the command line names."""
     del sys.argv[0]
-    package = PACKAGES[sys.argv[0]]
-    load("natterjack")
-    load(package)
-    return int(import_module(f"{package}.start").main())
+    packages = PACKAGES[sys.argv[0]]
+    for package in ("natterjack", *packages):
+        load(package)
+    return int(import_module(f"{packages[0]}.start").main())
 
 
 if __name__ == "__main__":

@@ -26,8 +26,10 @@ from . import program
 from .embedded import EmbeddedServer
 from .keeper import ORPHANED_SECONDS
 from .lock import locked
+from .page import address
 from .parts import Part, PartFailed, Parts
 from .ports import CONNECTION, HOST, port_owner
+from .progress import step
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class Stack:
         defaults: Mapping[str, str] | None = None,
         installation: Mapping[str, str] | None = None,
         announces: bool = True,
+        gateway: Mapping[str, str] | None = None,
     ) -> None:
         """`directory` is for logs and the broker's data; None makes a temporary one.
 
@@ -85,10 +88,13 @@ class Stack:
         session, whatever WORKER_KINDS says. `source` is a descriptor that an edge can get as its
         standard input. `defaults` are variables of the workers, which those of the user override.
         `installation` has the variables of a broker that is there: the stack has only edges, then.
-        `announces`: it prints what it starts.
+        `announces`: it prints what it starts. `gateway` has the variables of a gateway; without
+        them there is none.
         """
         self.workers: list[Part] = []
         self.http_urls: list[str] = []
+        self.page: str | None = None
+        """Address of the gateway's page, once it is ready."""
         self.on_interrupt: Callable[[], None] | None = None
         """Called on the first Ctrl-C, in place of ending the stack."""
         self.ending = False
@@ -103,6 +109,8 @@ class Stack:
         self._defaults = defaults or {}
         self._installation = installation
         self.announces = announces
+        self._gateway_variables = gateway
+        self._gateway: Part | None = None
         self._parts: Parts | None = None
         self._edges: list[Part] = []
         self._exit = contextlib.AsyncExitStack()
@@ -176,7 +184,8 @@ class Stack:
         self._broker = await self._start(
             "broker", self.server.command(), self._environment, self.server.log_path, _BROKER_RANK
         )
-        await self._wait_for_broker(self._broker)
+        async with step("the broker", shown=self.announces):
+            await self._wait_for_broker(self._broker)
         self._environment |= {"NATS_URL": self.server.url, "NATTERJACK_LOG_FORMAT": "json"}
         for number in range(1, self._count + 1):
             self.workers.append(
@@ -193,8 +202,20 @@ class Stack:
                     _WORKER_RANK,
                 )
             )
+        if self._gateway_variables is not None:
+            self._gateway = await self._start(
+                "gateway",
+                program.command("natterjack-gateway"),
+                {**self._environment, **self._gateway_variables},
+                self.directory / "gateway.log",
+                _EDGE_RANK,
+            )
         for worker in self.workers:
-            self.http_urls.append(str((await worker.logged("worker ready"))["http"]))
+            async with step(worker.name, worker.doing, shown=self.announces):
+                self.http_urls.append(str((await worker.logged("worker ready"))["http"]))
+        if self._gateway is not None:
+            async with step("the gateway", self._gateway.doing, shown=self.announces):
+                self.page = address(str((await self._gateway.logged("gateway ready"))["http"]))
 
     async def _wait_for_broker(self, broker: Part) -> None:
         with contextlib.suppress(TimeoutError):
@@ -247,11 +268,12 @@ class Stack:
             )
 
     async def failure(self) -> PartFailed:
-        """Wait until the broker or a worker has ended, and describe that as an error."""
+        """Wait until the broker, a worker or the gateway has ended, and describe that as an
+        error."""
         assert self._parts is not None
         if self._installation is not None:
             await asyncio.Event().wait()  # there are only edges
-        parts = [self._broker, *self.workers]
+        parts = [self._broker, *self.workers, *([self._gateway] if self._gateway else [])]
         waiting = {asyncio.ensure_future(part.wait()): part for part in parts}
         try:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

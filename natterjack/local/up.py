@@ -8,25 +8,43 @@ from pathlib import Path
 
 from natterjack.settings import BrokerSettings
 
+from . import page
 from .stack import Stack, run_stack, say
 
 DEFAULT_PORT = 4222
 _DEFAULT_URL = BrokerSettings.model_fields["url"].default
 
 
-async def up(*, workers: int, provider: str | None, directory: Path | None, port: int) -> int:
+async def up(
+    *,
+    workers: int,
+    provider: str | None,
+    directory: Path | None,
+    port: int,
+    gateway: bool = True,
+    gateway_port: int | None = None,
+    opens: bool = False,
+) -> int:
     """Run until Ctrl-C, SIGTERM or SIGHUP; returns the exit status.
 
-    `port` -1 takes any free port. Raises: UsageError if `port` is taken; PartFailed if the broker
-    or a worker ends.
+    `port` -1 takes any free port. `gateway`: with a gateway, if its extra is installed. `opens`: it
+    opens the gateway's page in the browser. Raises: UsageError if a port is taken, or there can be
+    no page to open; PartFailed if the broker, a worker or the gateway ends.
     """
-    return await run_stack(
-        Stack("up", directory, workers=workers, provider=provider, port=port), _serve
-    )
+    variables = page.gateway_variables(os.environ, gateway_port) if gateway else None
+    page.check_page(variables, wanted=opens or gateway_port is not None)
+
+    async def serve(stack: Stack) -> int:
+        return await _serve(stack, opens)
+
+    stack = Stack("up", directory, workers=workers, provider=provider, port=port, gateway=variables)
+    return await run_stack(stack, serve)
 
 
-async def _serve(stack: Stack) -> int:
+async def _serve(stack: Stack, opens: bool) -> int:
     say(_addresses(stack))
+    if opens:
+        await page.show(stack.page)
     try:
         raise await stack.failure()
     except asyncio.CancelledError:  # by a signal, which is how a stack that works is ended
@@ -36,7 +54,8 @@ async def _serve(stack: Stack) -> int:
 
 def _addresses(stack: Stack) -> str:
     url = stack.server.url
-    lines = ["", f"NATS      {url}"]
+    lines = ["", f"page      {stack.page or f'none: {page.INSTALL}, or see --gateway'}"]
+    lines += ["", f"NATS      {url}"]
     lines += [f"worker    {http}/sessions  /metrics  /readyz" for http in stack.http_urls]
     lines += ["", f"          export NATS_URL={url}"]
     if os.environ.get("NATS_URL", _DEFAULT_URL) != url:

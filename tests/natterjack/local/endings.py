@@ -32,6 +32,7 @@ _PROGRAMS = {
     "natterjack-worker": "worker",
     "worker": "worker",
     "natterjack-edge": "edge",
+    "natterjack-gateway": "gateway",
     "edge_capture": "edge",
     "natterjack": "command",
 }
@@ -58,7 +59,7 @@ class Run:
         self.folder.mkdir(parents=True)
         self.output = ""
         self._mark = f"ENDING={uuid.uuid4()}".encode()
-        ours = ("NATS_", "EDGE_", "WORKER_", "DEEPGRAM_", "NATTERJACK_")
+        ours = ("NATS_", "EDGE_", "WORKER_", "DEEPGRAM_", "NATTERJACK_", "GATEWAY_")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         name, _, value = self._mark.decode().partition("=")
@@ -72,7 +73,8 @@ class Run:
                 ["sh", "-c", f'exec "$@" {shell}', "sh", *command],
                 env={
                     **clean, "PYTHONPATH": path, "TMPDIR": str(self.folder), "TERM": "xterm",
-                    "DEEPGRAM_API_KEY": "any", **(environment or {}), name: value,
+                    "DEEPGRAM_API_KEY": "any", "GATEWAY_HTTP_PORT": "0",
+                    **(environment or {}), name: value,
                 },
                 cwd=cwd or folder,
                 stdin=theirs if terminal else subprocess.DEVNULL, stdout=theirs, stderr=theirs,

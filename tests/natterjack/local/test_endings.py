@@ -207,6 +207,7 @@ UP = [
         True,
         workers=2,
     ),
+    Way("SIGKILL of the gateway", kills("gateway"), 1, f"gateway .* by SIGKILL.*\n{KEPT}", True),
     Way("SIGKILL of the keeper", kills("keeper"), 1, f"runs the parts.*\n{KEPT}", True, workers=2),
     Way("SIGKILL of the keeper and itself", kills("keeper", "command"), -9, kept=True),
     Way("worker that does not start", nothing, 2, "no_such", when="", arguments=("no_such",)),
@@ -259,7 +260,7 @@ async def test_a_second_stack_is_refused(tmp_path: Path, runs: list[Run]) -> Non
 
     await check(first, "up --store", Way("Ctrl-C", ctrl_c, 0))
     store = {path.name for path in (tmp_path / "store").iterdir()}
-    assert store == {"lock", "keeper.log", "nats"}
+    assert store == {"lock", "keeper.log", "gateway.log", "nats"}
     again = Run(tmp_path / "4", "natterjack", *arguments, "--port", url[2])
     runs.append(again)
     await check(again, "up --store, again", Way("Ctrl-C", ctrl_c, 0))
