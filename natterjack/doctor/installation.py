@@ -70,8 +70,9 @@ class Installation:
 
     async def streams(self) -> Finding:
         """Streams, consumers and buckets, compared with the settings."""
+        settings = load(StreamSettings)
         async with self._broker.raising_refusals():
-            planned = await changes.plan(self._broker, load(StreamSettings))
+            planned = await changes.plan(self._broker, settings)
         pending = [change for change in planned if change.action != "same"]
         if not pending:
             return ok("streams", f"{len(planned)} streams and consumers are as the settings say")
@@ -79,7 +80,10 @@ class Installation:
         for change in pending:
             what = "; ".join(map(str, change.differences)) or change.action
             parts.append(f"{change.name}: {'missing' if change.action == 'make' else what}")
-        cure = "natterjack streams apply --dry-run, then natterjack streams apply"
+        cure = (
+            f"natterjack streams apply --dry-run --stream-replicas {settings.stream_replicas}, then "
+            "the same without --dry-run; or set the stream settings that the workers have"
+        )
         if all(change.action == "make" for change in planned):
             cure = "start a worker, which creates them, or run natterjack streams apply"
             return warning("streams", "none of natterjack's streams exist yet", cure)

@@ -16,6 +16,7 @@ from gateway.audio.raw import RawDecoder, WavDecoder
 from natterjack.emulators import tones
 from natterjack.emulators.pcm import from_linear16
 from tests.gateway.audio.files import WORDS, cut, pcm, wav, words
+from tests.searching import examples
 
 SOURCES = [
     RawFormat(ENCODINGS["linear16"], 16_000),
@@ -31,6 +32,7 @@ def decode(decoder: RawDecoder | WavDecoder, parts: list[bytes]) -> bytes:
     return b"".join(map(decoder.decode, parts)) + decoder.finish()
 
 
+@examples(60)
 @given(st.sampled_from(SOURCES), st.lists(st.integers(0, 3000), max_size=12), st.randoms())
 def test_boundaries_do_not_change_the_audio(
     source: RawFormat, sizes: list[int], random: np.random.Generator

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import string
+import sys
 import time
 from collections.abc import AsyncIterator
 
@@ -111,6 +112,8 @@ def test_a_problem_at_startup_is_one_warning(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    # As if it was not installed, which other packages may have done.
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
     with tracing.started("test"):
         assert tracing.current() is None
     (record,) = caplog.records
