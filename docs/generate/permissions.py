@@ -9,6 +9,7 @@ from .markdown import heading, sentence
 _EXAMPLES: dict[Role, User] = {
     "edge": User("edge", "NAME", "TENANT"),
     "worker": User("worker"),
+    "gateway": User("gateway"),
     "subscriber": User("subscriber", "NAME", "TENANT", control=True, durable="DURABLE"),
     "application": User("application", "NAME", "TENANT"),
     "monitor": User("monitor"),

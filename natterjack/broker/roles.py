@@ -36,11 +36,13 @@ from natterjack.subjects import (
 
 from . import streams
 
-Role = Literal["edge", "worker", "subscriber", "application", "monitor", "operator"]
+Role = Literal["edge", "worker", "gateway", "subscriber", "application", "monitor", "operator"]
 ROLES: Mapping[Role, str] = {
     "edge": "an edge of one tenant: opens sessions, publishes audio, receives their status, plays "
     "speech",
     "worker": "claims sessions, reads audio and text, publishes transcripts and speech",
+    "gateway": "a gateway: opens sessions of both kinds for its clients, of all tenants, publishes "
+    "their audio and text, controls them; reads transcripts, speech and the state of sessions",
     "subscriber": "a service that reads transcripts, of one tenant or of all",
     "application": "a service that speaks, to one tenant or to all: opens voice sessions, "
     "publishes their text, controls them; reads what a subscriber reads",
@@ -166,6 +168,8 @@ class User:
             return _worker(own)
         if self.role in ("subscriber", "application"):
             return self._service(own, reserved)
+        if self.role == "gateway":
+            return _gateway(own, reserved)
         return _monitor(own) if self.role == "monitor" else _operator(own)
 
     def _service(self, own: tuple[str, ...], reserved: Iterable[str]) -> Permissions:
@@ -323,6 +327,36 @@ def _worker(own: tuple[str, ...]) -> Permissions:
             streams.bucket_subject(streams.PROVIDERS_BUCKET, ">"),
         ),
         responds=True,
+    )
+
+
+def _gateway(own: tuple[str, ...], reserved: Iterable[str]) -> Permissions:
+    transcripts, voice_events = f"{TRANSCRIPT_PREFIX}.>", f"{VOICE_EVENT_PREFIX}.>"
+    holds = (f"{HOLD_PREFIX}.*.*.*", f"{PLAYER_HOLD_PREFIX}.*.*.*")
+    speech = f"{SPEECH_PREFIX}.*.*.*"
+    queues = tuple(streams.QUEUES.values())
+    buckets = (streams.WORKERS_BUCKET, streams.BUDGETS_BUCKET, streams.USAGE_BUCKET)
+    sent = (
+        SESSION_PREFIX, AUDIO_PREFIX, CONTROL_PREFIX,
+        VOICE_SESSION_PREFIX, TEXT_PREFIX, PLAYED_PREFIX, VOICE_CONTROL_PREFIX,
+    )  # fmt: skip
+    events = (streams.TRANSCRIPTS, streams.VOICE_EVENTS)
+    return Permissions(
+        publish=(
+            *(f"{prefix}.*.*.*" for prefix in sent),
+            *holds,
+            *_read(streams.TRANSCRIPTS, (transcripts,)),
+            *_read(streams.VOICE_EVENTS, (voice_events,)),
+            f"{_API}.DIRECT.GET.{streams.SPEECH}.{speech}",
+            # Batches, whose requests name the subjects in their payload.
+            *(f"{_API}.DIRECT.GET.{stream}" for stream in (*events, streams.AUDIO)),
+            *(f"{_API}.DIRECT.GET.KV_{bucket}" for bucket in buckets),
+            *(f"{_API}.STREAM.INFO.{stream}" for stream in (*events, *queues)),
+            *(f"{_API}.STREAM.MSG.GET.{queue}" for queue in queues),
+        ),
+        subscribe=(*own, transcripts, voice_events, *holds, speech),
+        denied=tuple(request for name in sorted(set(reserved)) for request in _consumer(name)),
+        responds=True,  # to gateways that ask whether a client is still there
     )
 
 

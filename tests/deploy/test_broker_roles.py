@@ -8,12 +8,10 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from typing import Any
 import nkeys
 import numpy as np
 import pytest
-import pytest_asyncio
 import soundfile
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
@@ -44,26 +41,7 @@ from tests.natterjack.transcripts.events import Session
 
 from ..waiting import bound, soon, until, within
 from ..worker.programs import Speaker, WorkerProcess, closed, spoken
-from .secured import USERS, SecuredServer, add_user, apply_streams, guest, make_installation
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def installation(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path:
-    """The directory of a server that has users and streams; each test runs a copy."""
-    home = tmp_path_factory.mktemp("broker") / "installation"
-    await make_installation(home)
-    return home
-
-
-@pytest.fixture
-def server(installation: Path, tmp_path: Path) -> Iterator[SecuredServer]:
-    home = tmp_path / "installation"
-    shutil.copytree(installation, home)
-    server = SecuredServer(home)
-    server.start()
-    yield server
-    server.stop()
-
+from .secured import USERS, SecuredServer, add_user, apply_streams, guest
 
 pytestmark = pytest.mark.process
 
@@ -303,6 +281,25 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "$JS.API.DIRECT.GET.STT_SLOTS",
         *(f"$JS.API.DIRECT.GET.KV_{b}" for b in ("stt_workers", "stt_usage", "stt_budgets")),
     },
+    "gateway": {
+        *(
+            f"{what}.{key}"
+            for what in ("stt.session", "stt.audio", "stt.control", "stt.hold", "tts.session",
+                         "tts.text", "tts.played", "tts.control", "tts.hold")
+            for key in (KEY, FOREIGN)
+        ),
+        "stt.audio.acme.call.caller", "tts.played.acme.call.caller",
+        *_LISTEN, *(s.replace(".acme.", ".other.") for s in _LISTEN),
+        "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine.stt.transcript.*.*.*.*",
+        "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.billing.stt.transcript.*.*.*.*",
+        "$JS.API.CONSUMER.CREATE.TTS_EVENTS.mine.tts.event.*.*.*.*",
+        *(f"$JS.API.DIRECT.GET.TTS_AUDIO.tts.audio.{key}" for key in (KEY, FOREIGN)),
+        *(f"$JS.API.DIRECT.GET.{s}" for s in ("STT_TRANSCRIPTS", "STT_AUDIO", "TTS_EVENTS")),
+        *(f"$JS.API.DIRECT.GET.KV_{b}" for b in ("stt_workers", "stt_usage", "stt_budgets")),
+        *(f"$JS.API.STREAM.INFO.{s}"
+          for s in ("STT_TRANSCRIPTS", "TTS_EVENTS", "STT_SESSIONS", "TTS_SESSIONS")),
+        *(f"$JS.API.STREAM.MSG.GET.{s}" for s in ("STT_SESSIONS", "TTS_SESSIONS")),
+    },
     "worker": {
         *(s for s in PUBLISHED if s.startswith(("stt.transcript.", "tts.audio.", "tts.event."))),
         "stt.slot.deepgram.1", "stt.dial.deepgram.1", "stt.slots.waiting.slot.deepgram",
@@ -353,6 +350,12 @@ MAY_HEAR: dict[str, set[str]] = {
         "tts.event.acme.call.*.status",
     },
     "monitor": set(),
+    "gateway": {
+        *_ALL_EVENTS, *(s for s in HEARD if s.startswith(("stt.hold.", "tts.hold."))
+                        and not s.endswith(">")),
+        *(f"tts.audio.{key}" for key in (KEY, FOREIGN, "*.*.*", "acme.call.caller", "acme.*.*",
+                                         "acme.*.agent")),
+    },
     "worker": {
         *(f"stt.{what}.{key}" for what in ("audio", "control") for key in (KEY, FOREIGN)),
         "stt.audio.*.*.*", "stt.control.*.*.*", "stt.transcript.*.*.*.turn",

@@ -15,6 +15,7 @@ EDGE = User("edge", name="desk", tenant="acme")
 EVERYBODY = (
     EDGE,
     User("worker"),
+    User("gateway"),
     User("subscriber", name="crm", tenant="acme"),
     User("application", name="bot", tenant="acme"),
     User("monitor"),
@@ -34,6 +35,7 @@ def allows(filters: tuple[str, ...], subject: str) -> bool:
         ("edge", {"name": "desk", "tenant": "a.b"}, "tenant"),
         ("subscriber", {}, "needs --name"),
         ("worker", {"tenant": "acme"}, "a worker has no tenant"),
+        ("gateway", {"tenant": "acme"}, "a gateway has no tenant"),
         ("worker", {"speaker": "s"}, "--speaker is for edges"),
         ("application", {"tenant": "acme"}, "an application needs --name"),
         ("monitor", {"control": True}, "--control is for subscribers and applications"),
@@ -181,6 +183,29 @@ def test_an_application_speaks_in_its_tenant_and_reads_its_events() -> None:
     assert not allows(application.subscribe, "tts.text.acme.call.bot")
     control = User("application", name="bot", tenant="acme", control=True).permissions()
     assert allows(control.publish, "stt.control.acme.c.s")
+
+
+def test_a_gateway_does_what_its_clients_ask_and_writes_no_transcripts() -> None:
+    gateway = User("gateway").permissions(["crm"])
+    assert gateway.responds
+    for tenant in ("acme", "other"):
+        key = f"{tenant}.call.agent"
+        for subject in (f"stt.session.{key}", f"stt.audio.{key}", f"stt.control.{key}",
+                        f"tts.session.{key}", f"tts.text.{key}", f"tts.played.{key}"):  # fmt: skip
+            assert may_publish(gateway, subject)
+        for subject in (f"stt.transcript.{key}.final", f"tts.event.{key}.status",
+                        f"tts.audio.{key}"):  # fmt: skip
+            assert not may_publish(gateway, subject)
+            assert allows(gateway.subscribe, subject)
+        assert not allows(gateway.subscribe, f"stt.audio.{key}")
+    for subject in (
+        "$JS.API.STREAM.DELETE.STT_AUDIO", "$JS.API.CONSUMER.CREATE.STT_AUDIO.x.stt.audio.>",
+        "$JS.API.CONSUMER.MSG.NEXT.STT_SESSIONS.workers",
+        "$JS.API.CONSUMER.MSG.NEXT.STT_TRANSCRIPTS.crm",
+        streams.bucket_subject(streams.BUDGETS_BUCKET, "x"),
+        streams.bucket_subject(streams.WORKERS_BUCKET, "x"),
+    ):  # fmt: skip
+        assert not may_publish(gateway, subject), subject
 
 
 def test_a_live_subscriber_publishes_nothing() -> None:
