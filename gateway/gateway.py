@@ -39,6 +39,7 @@ class Gateway:
         self._idle = asyncio.Event()
         self._idle.set()
         metrics = self.metrics
+        metrics.connections_limit.set(self.access.settings.max_connections)
         metrics.ready.set_function(lambda: self.problem is None)
         metrics.nats_connected.set_function(
             lambda: self.broker is not None and self.broker.connected

@@ -23,13 +23,17 @@ class GatewayMetrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        Info("natterjack_build", "Version of natterjack", registry=self.registry).info(
+        # A name of its own, because alerts recognize workers by theirs.
+        Info("natterjack_gateway_build", "Version of the gateway", registry=self.registry).info(
             {"version": version("natterjack")}
         )
         self.ready = self._gauge("ready", "1 if clients may connect")
         self.draining = self._gauge("draining", "1 after SIGTERM, while connections are closed")
         self.nats_connected = self._gauge("nats_connected", "1 while there is a connection to NATS")
         self.connections = self._gauge("connections", "Open connections of clients", "door")
+        self.connections_limit = self._gauge(
+            "connections_limit", "Connections that are accepted at once, of all doors together"
+        )
         self.accepted = self._counter(
             "connections_accepted_total", "Connections that were accepted", "door"
         )
@@ -43,6 +47,10 @@ class GatewayMetrics:
             "slow_clients_total", "Clients that were disconnected because they read nothing", "door"
         )
         self.sessions = self._gauge("sessions", "Sessions whose audio is not all published")
+        self.unacknowledged = self._gauge(
+            "unacknowledged_chunks",
+            "Chunks of clients that the broker is not known to have stored, of all sessions",
+        )
         self.rejoined = self._counter(
             "sessions_rejoined_total", "Sessions that a client which came back has continued"
         )

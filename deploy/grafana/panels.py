@@ -377,6 +377,64 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             _quantiles("webhook_request_seconds", "name"), width=6,
         ),
     ),
+    "Gateway": (
+        Panel(
+            "Gateway connections", "Open connections of clients, by door.", "short",
+            ((_gauge("sum", "gateway_connections", "door"), "{{door}}"),), stacked=True,
+        ),
+        Panel(
+            "Gateway use", "Share of the connections that a gateway accepts. A full gateway "
+            "refuses clients.", "percentunit",
+            ((
+                f"{_gauge('sum', 'gateway_connections', 'job, instance')} / on (job, instance) "
+                f"{_gauge('max', 'gateway_connections_limit', 'job, instance')}", "{{instance}}",
+            ),), limit=0.9,
+        ),
+        Panel(
+            "Gateway sessions", "Sessions whose audio is not all published, and those that a "
+            "client which came back has continued, per minute.", "short",
+            (
+                (_gauge("sum", "gateway_sessions"), "sessions"),
+                (f"60 * {_rate('gateway_sessions_rejoined_total')}", "continued per minute"),
+            ),
+        ),
+        Panel(
+            "Clients accepted", "Connections that were accepted, by door.", "cps",
+            ((_rate("gateway_connections_accepted_total", "door"), "{{door}}"),),
+        ),
+        Panel(
+            "Clients refused", "Connections that were refused, by door and reason. `full`: the "
+            "gateway or the key has no room; `draining`: a rollout.", "cps",
+            ((_rate("gateway_connections_refused_total", "door, reason"), "{{door}} {{reason}}"),),
+        ),
+        Panel(
+            "Clients cut", "Clients that were disconnected because they read nothing, and events "
+            "that were received live although the stream has refused them.", "cps",
+            (
+                (_rate("gateway_slow_clients_total", "door"), "{{door}} slow"),
+                (_rate("gateway_refused_events_total"), "refused events"),
+            ),
+        ),
+        Panel(
+            "Audio from clients", "Seconds of audio received from clients, per second.",
+            _AUDIO_RATE, ((_rate("gateway_audio_seconds_total"), "received"),),
+        ),
+        Panel(
+            "Chunks not acknowledged", "Chunks of clients that the broker is not known to have "
+            "stored. Normally about one for each session.", "short",
+            ((_gauge("max", "gateway_unacknowledged_chunks", "instance"), "{{instance}}"),),
+        ),
+        Panel(
+            "Gateway state", "1 while clients may connect, while connected to NATS, and after "
+            "SIGTERM.", "short",
+            (
+                (_gauge("min", "gateway_ready", "instance"), "ready {{instance}}"),
+                (_gauge("min", "gateway_nats_connected", "instance"), "NATS {{instance}}"),
+                (_gauge("max", "gateway_draining", "instance"), "draining {{instance}}"),
+                (_gauge("count", "gateway_build_info", "version"), "gateways of {{version}}"),
+            ),
+        ),
+    ),
     "Process": (
         Panel(
             "Event-loop delay", "Delay of timers of the event loop. Beyond 0.1 s, the worker has "

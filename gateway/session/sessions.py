@@ -67,6 +67,9 @@ class Sessions:
         self._open: set[ClientSession] = set()
         """Sessions whose clients may still send."""
         self.draining = False
+        metrics.unacknowledged.set_function(
+            lambda: sum(session.publisher.unacknowledged for session in self._served)
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Sessions]:

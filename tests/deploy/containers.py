@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from ..gateway.process import GatewayProcess
 from ..ports import free_port
 from ..waiting import bound
 from ..worker.programs import WorkerProcess
@@ -29,7 +30,8 @@ from .names import ROOT
 TOOLS = ("buildah", "podman", "runc", "mmdebstrap")
 BASE = "python:3.11-slim-bookworm"
 """The base that deploy/Dockerfile names, built here from Debian's Python."""
-WORKER_IMAGE, EDGE_IMAGE = (f"natterjack-{p}:{version('natterjack')}" for p in ("worker", "edge"))
+IMAGES = {p: f"natterjack-{p}:{version('natterjack')}" for p in ("worker", "edge", "gateway")}
+WORKER_IMAGE, EDGE_IMAGE, GATEWAY_IMAGE = IMAGES.values()
 
 STORE = ROOT / ".cache" / "containers"
 _NAME = f"natterjack-test-{os.stat(ROOT).st_ino}"
@@ -143,7 +145,7 @@ def _make_base(containers: Podman) -> None:
 
 @cache
 def images() -> Podman:
-    """Return podman with both images, which are built once per test run, for all processes."""
+    """Return podman with all images, which are built once per test run, for all processes."""
     containers = podman()
     built = STORE / "built"
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
@@ -152,7 +154,7 @@ def images() -> Podman:
             if not containers.has_image(BASE):
                 _make_base(containers)
             recipe = ("-f", ROOT / "deploy" / "Dockerfile", ROOT)
-            for program, image in (("worker", WORKER_IMAGE), ("edge", EDGE_IMAGE)):
+            for program, image in IMAGES.items():
                 # The tag of the builder keeps its layers for the next run.
                 builder = f"{program}-builder"
                 containers.build("--target", builder, "-t", f"natterjack-{builder}", *recipe)
@@ -187,6 +189,37 @@ class WorkerContainer(WorkerProcess):
         self._process = subprocess.Popen(
             ["podman", "run", "--rm", "--name", self.name, "--network=host", *CONFINED,
             *(f"--env={name}" for name in self._settings), WORKER_IMAGE],
+            env=self._containers.environment | self._settings, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self._reading = asyncio.create_task(self._read())
+
+    @property
+    def stray_lines(self) -> list[str]:
+        return [line for line in super().stray_lines if not line.startswith('time="')]  # of podman
+
+    async def stop(self) -> None:
+        if self.running:
+            self._containers.run("podman", "rm", "--force", "--time=0", self.name, check=False)
+            await self.wait()
+
+
+class GatewayContainer(GatewayProcess):
+    """A container of the gateway's image on the host's network, with a folder of files."""
+
+    def __init__(self, containers: Podman, nats_url: str, folder: Path, **settings: str) -> None:
+        super().__init__(nats_url, **settings)
+        self.name = unique_name()
+        self._containers, self._folder = containers, folder
+        ours = ("NATS_", "NATTERJACK_", "GATEWAY_")
+        self._settings = {k: v for k, v in self._environment.items() if k.startswith(ours)}
+
+    async def launch(self) -> None:
+        # The health check of the image asks its usual port.
+        check = f"python -IS /opt/natterjack/healthcheck.py /healthz {self.port}"
+        self._process = subprocess.Popen(
+            ["podman", "run", "--rm", "--name", self.name, "--network=host", *CONFINED,
+            f"--volume={self._folder}:/clients:ro", f"--health-cmd={check}",
+            *(f"--env={name}" for name in self._settings), GATEWAY_IMAGE],
             env=self._containers.environment | self._settings, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._reading = asyncio.create_task(self._read())

@@ -27,6 +27,13 @@ NEWEST = ".".join(kubernetes_validate.latest_version().split(".")[:2])
 EVERYTHING: Document = {
     "edge": {"enabled": True, "args": ["devices"]},
     "webhook": {"enabled": True, "url": "https://crm.example.org/hook"},
+    "gateway": {
+        "enabled": True,
+        "tokens": {"existingSecret": "tokens"},
+        "origins": ["https://app.example.org"],
+        "ingress": {"enabled": True, "hosts": ["speech.example.org"], "tlsSecret": "speech-tls"},
+        "autoscaling": {"enabled": True, "targetConnections": 700},
+    },
     "autoscaling": {"enabled": True},
     "networkPolicy": {"cilium": {"enabled": True}},
     "metrics": {part: {"enabled": True} for part in ("podMonitor", "prometheusRule", "dashboard")},

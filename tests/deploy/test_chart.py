@@ -158,7 +158,7 @@ def test_user_labels_and_annotations_never_replace_those_of_the_chart() -> None:
     values |= {"commonLabels": {"team": "all", name: "x"}, "commonAnnotations": {"a": "b"}}
     mine = {"podLabels": {"team": "mine", name: "y"},
             "podAnnotations": {"checksum/config": "z", "helm.sh/hook": "z", "a": "b"}}  # fmt: skip
-    for part in ("worker", "edge", "webhook", "tests"):
+    for part in ("worker", "edge", "webhook", "gateway", "tests"):
         values[part] = {**values.get(part, {}), **mine}
     put(values, "streams.job.podLabels", mine["podLabels"])
     put(values, "metrics.podMonitor.labels", mine["podLabels"])
@@ -166,13 +166,15 @@ def test_user_labels_and_annotations_never_replace_those_of_the_chart() -> None:
     for _, pod in pods(documents):
         labels = pod["metadata"]["labels"]
         assert (labels["team"], labels[name]) == ("mine", "natterjack")
-    for component in ("worker", "edge", "webhook"):
+    for component in ("worker", "edge", "webhook", "gateway"):
         workload = find(documents, "Deployment", component)["spec"]["template"]
         assert len(workload["metadata"]["annotations"]["checksum/config"]) == 64
         assert workload["metadata"]["annotations"]["a"] == "b"
-    for component in ("worker", "webhook"):
+    for component in ("worker", "webhook", "gateway"):
         assert find(documents, "PodMonitor", component)["metadata"]["labels"]["team"] == "mine"
-    assert find(documents, "PodDisruptionBudget")["metadata"]["labels"]["team"] == "all"
+    for component in ("worker", "gateway"):
+        budget = find(documents, "PodDisruptionBudget", component)
+        assert budget["metadata"]["labels"]["team"] == "all"
     assert find(documents, "Pod", "test")["metadata"]["annotations"]["helm.sh/hook"] == "test"
     assert find(documents, "Deployment", "edge")["metadata"]["annotations"]["a"] == "b"
 

@@ -104,7 +104,7 @@ def test_the_webhook_reaches_nats_and_public_addresses_or_the_named_ones() -> No
 )
 def test_policies_allow_the_ports_of_the_url(url: str, ports: list[int]) -> None:
     values = {**EVERYTHING, "nats": {"url": url}}
-    for component in ("worker", "edge", "webhook", "streams", "test"):
+    for component in ("worker", "edge", "webhook", "gateway", "streams", "test"):
         rule = find(render(values), "NetworkPolicy", component)["spec"]["egress"][1]
         assert [port["port"] for port in rule["ports"]] == ports
     values["networkPolicy"] = {"nats": {"ports": [4999]}}

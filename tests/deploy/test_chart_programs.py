@@ -10,6 +10,8 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from edge_capture.settings import DeliverySettings, EdgeSettings, SpoolSettings
+from gateway.access import AccessSettings
+from gateway.settings import GatewaySettings
 from natterjack.broker.login.attempts import Attempts
 from natterjack.plugin.entry_points import available
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, load, variable
@@ -48,6 +50,7 @@ MODELS: dict[str, list[type[BaseSettings]]] = {
     "streams": [*COMMON, StreamSettings],
     "edge": [*COMMON, EdgeSettings, DeliverySettings, SpoolSettings],
     "webhook": [*COMMON, WebhookSettings],
+    "gateway": [*COMMON, GatewaySettings, AccessSettings],
     "test": [*COMMON, EdgeSettings],
 }
 BESIDE = {"SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY",
@@ -202,6 +205,7 @@ def test_each_role_gets_only_its_own_credentials(kind: str) -> None:
         "streams": ["users", "operator.nk"],
         "edge": ["users", "edge_default_cluster.nk"],
         "webhook": ["users", "subscriber_webhook.nk"],
+        "gateway": ["users", "gateway.nk"],
         "test": ["users", "edge_helm-test_test.nk"],
     }
 

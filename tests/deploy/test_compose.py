@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway import __main__ as gateway_program
 from natterjack.broker.connection import connected
 from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.errors import BrokerUnreachable
@@ -95,7 +96,7 @@ def test_the_file_contains_no_secret() -> None:
     for service in SERVICES.values():
         for name, value in service.get("environment", {}).items():
             if re.search(r"KEY|PASSWORD|TOKEN|SECRET|SEED|CREDS", name):
-                assert re.fullmatch(r"/run/secrets/\w+", value), (
+                assert re.fullmatch(r"/run/secrets/[\w/-]+", value), (
                     f"{name} is not the path of a secret"
                 )
 
@@ -118,7 +119,7 @@ def test_mounted_files_are_in_the_repository_or_ignored_by_git() -> None:
 
 
 def test_the_image_has_the_version_of_the_project() -> None:
-    for name in ("streams", "worker"):
+    for name in ("streams", "worker", "gateway"):
         assert f":-{version('natterjack')}}}" in SERVICES[name]["image"]
 
 
@@ -127,6 +128,13 @@ def test_workers_have_time_to_drain() -> None:
     grace = float(worker["stop_grace_period"].removesuffix("s"))
     drain = float(worker["environment"]["WORKER_DRAIN_SECONDS"])
     assert grace > drain + WorkerSettings().handover_seconds + _END_SECONDS
+
+
+def test_a_gateway_has_time_to_drain() -> None:
+    gateway = SERVICES["gateway"]
+    grace = float(gateway["stop_grace_period"].removesuffix("s"))
+    drain = float(gateway["environment"]["GATEWAY_DRAIN_SECONDS"])
+    assert grace > drain + gateway_program._END_SECONDS
 
 
 @pytest.mark.process

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 import soundfile
@@ -17,6 +18,7 @@ import soundfile
 from natterjack.broker.connection import Broker
 from natterjack.emulators import tones
 from natterjack.emulators.deepgram.listen import DeepgramEmulator
+from natterjack.fleet.keys import add_key, make_key
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.plugin.entry_points import VOICES_GROUP, available
 from natterjack.settings import BrokerSettings
@@ -27,7 +29,10 @@ from ..worker.programs import RATE, Speaker, StartWorker, closed, holder, queue_
 from .containers import (
     CONFINED,
     EDGE_IMAGE,
+    GATEWAY_IMAGE,
+    IMAGES,
     WORKER_IMAGE,
+    GatewayContainer,
     Podman,
     WorkerContainer,
     alone,
@@ -37,7 +42,7 @@ from .containers import (
 pytestmark = [pytest.mark.timeout(900), pytest.mark.process]
 
 USER = 10001
-MAX_MEGABYTES = {WORKER_IMAGE: 400, EDGE_IMAGE: 400}
+MAX_MEGABYTES = {WORKER_IMAGE: 400, EDGE_IMAGE: 400, GATEWAY_IMAGE: 600}
 """Size limits, 1.5 times the current sizes; the embedded engine alone would exceed them."""
 
 
@@ -84,7 +89,7 @@ def _inside(containers: Podman, image: str, *command: str) -> str:
 # ---- content --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("image", [WORKER_IMAGE, EDGE_IMAGE])
+@pytest.mark.parametrize("image", IMAGES.values())
 def test_the_metadata_of_an_image(containers: Podman, image: str) -> None:
     about = _image(containers, image)
     program = image.partition(":")[0]
@@ -104,9 +109,11 @@ def test_the_metadata_of_an_image(containers: Podman, image: str) -> None:
     ("image", "has", "lacks"),
     [
         (WORKER_IMAGE, ["worker", "natterjack", "aiohttp", "soxr", "uvloop", "nkeys"],
-         ["edge_capture", "soundfile", "sounddevice", "rich", "sherpa_onnx"]),
+         ["edge_capture", "gateway", "soundfile", "sounddevice", "rich", "sherpa_onnx"]),
         (EDGE_IMAGE, ["edge_capture", "natterjack", "soundfile", "soxr", "uvloop", "nkeys"],
-         ["worker", "aiohttp", "prometheus_client", "sherpa_onnx"]),
+         ["worker", "gateway", "aiohttp", "prometheus_client", "sherpa_onnx"]),
+        (GATEWAY_IMAGE, ["gateway", "natterjack", "aiohttp", "av", "soxr", "uvloop", "jwt"],
+         ["soundfile", "sounddevice", "rich", "sherpa_onnx"]),
     ],
 )  # fmt: skip
 def test_an_image_has_only_the_packages_it_needs(
@@ -142,9 +149,63 @@ def test_the_build_context_contains_only_the_sources(containers: Podman, tmp_pat
     )
     top, deploy = json.loads(found)
     assert top == [
-        "LICENSE", "README.md", "deploy", "edge_capture", "natterjack", "pyproject.toml", "worker"
+        "LICENSE", "README.md", "deploy", "edge_capture", "gateway", "natterjack",
+        "pyproject.toml", "worker",
     ]  # fmt: skip
     assert deploy == ["healthcheck.py"]
+
+
+def test_a_gateway_is_not_open_to_the_network_by_mistake(containers: Podman) -> None:
+    """The image listens on all addresses of its container, so it asks who is there."""
+    done = containers.run(
+        "podman", "run", "--rm", "--network=none", *CONFINED, GATEWAY_IMAGE, check=False
+    )
+    assert done.returncode == 2
+    assert "GATEWAY_EXPOSE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_client_is_served_by_the_gateway_in_its_container(
+    containers: Podman,
+    nats_server: EmbeddedServer,
+    start_worker: StartWorker,
+    tmp_path: Path,
+) -> None:
+    """With keys, as an unprivileged user, audio in a container format included."""
+    await start_worker()
+    record, secret = make_key(tenant="acme", doors=("deepgram",))
+    tmp_path.chmod(0o755)
+    add_key(tmp_path / "keys", record)
+    (tmp_path / "keys").chmod(0o644)
+    gateway = GatewayContainer(
+        containers, nats_server.url, tmp_path,
+        GATEWAY_EXPOSE="plain", GATEWAY_KEYS_FILE="/clients/keys",
+    )  # fmt: skip
+    words = tones.sequence(6)
+    samples = np.frombuffer(tones.encode(words), "<i2")
+    soundfile.write(tmp_path / "a.flac", samples, RATE)
+    headers = {"Authorization": f"Token {secret}"}
+    try:
+        await gateway.start()
+        async with (
+            aiohttp.ClientSession(headers=headers) as http,
+            http.ws_connect(f"{gateway.http}/v1/listen") as socket,
+        ):
+            await socket.send_bytes((tmp_path / "a.flac").read_bytes())
+            await socket.send_json({"type": "CloseStream"})
+            heard: list[str] = []
+            async for message in socket:
+                result = json.loads(message.data)
+                if result["type"] == "Results" and result["is_final"]:
+                    heard += tones.words_of(result["channel"]["alternatives"][0]["transcript"])
+        assert heard == words
+        containers.run("podman", "healthcheck", "run", gateway.name)
+        _check_confined(containers, gateway)
+        gateway.signal(signal.SIGTERM)
+        assert await gateway.wait(60) == 0
+    finally:
+        await gateway.stop()
+    assert not gateway.stray_lines
 
 
 def test_a_worker_without_the_engine_names_the_extra(containers: Podman) -> None:
@@ -200,7 +261,7 @@ async def test_a_session_through_the_container(
     assert worker.find("worker ended")
 
 
-def _check_confined(containers: Podman, worker: WorkerContainer) -> None:
+def _check_confined(containers: Podman, worker: WorkerContainer | GatewayContainer) -> None:
     (about,) = json.loads(containers.run("podman", "inspect", worker.name).stdout)
     status = Path(f"/proc/{about['State']['Pid']}/status").read_text()
     found = dict(re.findall(r"^(\w+):\s*(.*)$", status, flags=re.M))

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import aiohttp
 import pytest
 
+from gateway.access import Reason
 from natterjack.broker.login.attempts import REASONS
 from natterjack.broker.streams import CONSUMER, SESSIONS, stream_configs
 from natterjack.plugin import errors
@@ -35,7 +36,7 @@ VALUES = {
         "dropped",
         "protocol",
     },
-    "reason": set(REASONS),
+    "reason": set(REASONS) | {reason.value for reason in Reason} | {"draining", "request"},
     "credential": {"creds", "cert", "ca"},
     "scope": {"tenant", "session"},
     "state": {"waiting", "leased"},

@@ -279,6 +279,28 @@ SSL_CERT_FILE: "/etc/natterjack/ca/ca.crt"
 {{- end }}
 {{- end -}}
 
+{{- define "natterjack.gateway.settings" -}}
+{{- $gateway := .Values.gateway -}}
+GATEWAY_HTTP_HOST: {{ .Values.worker.httpHost | quote }}
+GATEWAY_HTTP_PORT: "8080"
+GATEWAY_EXPOSE: {{ $gateway.expose | quote }}
+GATEWAY_KEYS_FILE: "/etc/natterjack/clients/keys"
+{{- if $gateway.tokens.existingSecret }}
+GATEWAY_TOKEN_SECRET_FILE: "/etc/natterjack/clients/token-secret"
+{{- end }}
+{{- with $gateway.provider }}
+GATEWAY_PROVIDER: {{ . | quote }}
+{{- end }}
+{{- with $gateway.origins }}
+GATEWAY_ORIGINS: {{ join "," . | quote }}
+{{- end }}
+GATEWAY_TRUSTED_PROXIES: {{ int64 $gateway.trustedProxies | toString | quote }}
+GATEWAY_MAX_CONNECTIONS: {{ int64 $gateway.maxConnections | toString | quote }}
+GATEWAY_DRAIN_SECONDS: {{ int64 $gateway.drain.finishSeconds | toString | quote }}
+{{ include "natterjack.natsSettings" (dict "root" . "auth" $gateway.auth "at" "gateway.auth") }}
+{{ include "natterjack.logSettings" . }}
+{{- end -}}
+
 {{- /*
 All settings of a component, as a map:
 dict "settings" (chart's, YAML) "more" (user's map) "at" (path of the user's map)
@@ -287,7 +309,7 @@ dict "settings" (chart's, YAML) "more" (user's map) "at" (path of the user's map
 {{- $all := .settings | fromYaml -}}
 {{- range $name, $value := .more }}
 {{- include "natterjack.noSecret" (dict "at" $.at "name" $name "value" $value) -}}
-{{- if or (hasKey $all $name) (eq $name "WORKER_NAME") -}}
+{{- if or (hasKey $all $name) (has $name (list "WORKER_NAME" "GATEWAY_NAME")) -}}
 {{- fail (printf "%s.%s: the chart sets %s itself; change the corresponding value instead (see values.yaml)" $.at $name $name) -}}
 {{- end -}}
 {{- $_ := set $all $name $value -}}
