@@ -81,8 +81,8 @@ class Installation:
             what = "; ".join(map(str, change.differences)) or change.action
             parts.append(f"{change.name}: {'missing' if change.action == 'make' else what}")
         cure = (
-            f"natterjack streams apply --dry-run --stream-replicas {settings.stream_replicas}, then "
-            "the same without --dry-run; or set the stream settings that the workers have"
+            f"natterjack streams apply --dry-run --stream-replicas {settings.stream_replicas}, "
+            "then the same without --dry-run; or set the stream settings that the workers have"
         )
         if all(change.action == "make" for change in planned):
             cure = "start a worker, which creates them, or run natterjack streams apply"
