@@ -23,10 +23,10 @@ PROGRAMS = blocks(PAGE.read_text(), "python")
 
 
 def test_the_page_has_programs() -> None:
-    assert len(PROGRAMS) == 2
+    assert len(PROGRAMS) == 3
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=["deepgram", "speechmatics"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=["deepgram", "speechmatics", "openai"])
 async def test_a_program_prints_each_word_once(house: House, tmp_path: Path, program: str) -> None:
     speech = Speech(20)
     with wave.open(str(tmp_path / "call.wav"), "wb") as file:

@@ -20,8 +20,8 @@ from natterjack.emulators import tones
 from tests.edge_capture.media import make
 from tests.gateway.audio.files import wav
 from tests.nats_server import NatsServer
-from tests.waiting import within
-from tests.worker.programs import holder
+from tests.waiting import until, within
+from tests.worker.programs import UNDISTURBED, holder
 
 from ..house import House, Speech
 
@@ -166,6 +166,26 @@ async def test_killed_worker_and_broker(
         nats_server.kill()
         nats_server.start()
         speech.check(tones.words_of((await asking).text))
+
+
+async def test_a_client_that_leaves_ends_its_session(house: House) -> None:
+    """What was published by then is transcribed, and the rest of the file is not published."""
+    await house.start_gateway(GATEWAY_BURST_SECONDS="10")
+    await house.start_worker("deepgram", **UNDISTURBED, DEEPGRAM_CATCH_UP_RATE="4")
+    speech = Speech(4000)
+    assert speech.seconds > 1000
+    asking = asyncio.create_task(post(house, ("file", named(speech)[1])))
+    worker = await holder(house.workers)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+    async def ended() -> bool:
+        _, text = await worker.get("/sessions")
+        found = json.loads(text)
+        return not (found["sessions"] if isinstance(found, dict) else found)
+
+    await until(ended, "the end of the session")
 
 
 async def test_keys(house: House, client: Connect) -> None:
