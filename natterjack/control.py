@@ -21,6 +21,14 @@ class ControlRequest(BaseModel):
     reason: Annotated[
         str | None, Field(max_length=200, description="for `stop`: why the session is ended")
     ] = None
+    wait_seconds: Annotated[
+        float,
+        Field(
+            ge=0, le=10,
+            description="for `finalize`: how long the reply may wait until everything up to its "
+            "`position` is final; meanwhile, other requests to the session wait",
+        ),
+    ] = 0  # fmt: skip
 
 
 class Supports(BaseModel):
@@ -52,6 +60,13 @@ class ControlReply(BaseModel):
     position: Annotated[float | None, Field(description="seconds on the clock of the session")] = (
         None
     )
+    final_position: Annotated[
+        float | None,
+        Field(
+            description="for `finalize` with `wait_seconds`: up to where the audio is final, in "
+            "seconds, silence included"
+        ),
+    ] = None
     error: Annotated[str | None, Field(description="why the request was not carried out")] = None
 
 

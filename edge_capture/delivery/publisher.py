@@ -55,8 +55,7 @@ class Publisher:
         self.backlog = backlog
         self.spec = spec = backlog.spec
         self._format = spec.audio_format
-        self._request = Request(backlog.current, 0)
-        self._request.stored = backlog.requested
+        self._request = Request(backlog.current, 0, stored=backlog.requested)
         self.more_headers: dict[str, str] = {}
         """Added to the headers of each chunk that is sent from now on."""
         self._audio_subject = audio_subject(spec.key)
@@ -89,8 +88,6 @@ class Publisher:
         """Whether another session is about to go on with this audio, so that it is not finished."""
         self.abandoned = False
         """Whether the rest of the session is not to be sent."""
-        self.last_number = -1
-        """Number of the last chunk that was sent."""
         self.published = 0
         """Number of chunks sent at least once."""
         self.published_seconds = 0.0
@@ -304,7 +301,6 @@ class Publisher:
         self._rate_limit.spend(seconds, now)
         self.published += 1
         self.published_seconds += seconds
-        self.last_number = seq
         self._window.add(seq, chunk, now)
         self._send(broker, seq, chunk)
 
@@ -316,8 +312,7 @@ class Publisher:
         header = ChunkHeader(
             self.spec.session_id, seq, chunk.pos, chunk.time_ns, chunk.end, chunk.note
         )
-        headers = encode_chunk_headers(header)
-        headers.update(self.more_headers)
+        headers = encode_chunk_headers(header) | self.more_headers
         try:
             broker.client.post(
                 self._audio_subject, chunk.payload, reply=f"{self._inbox}.{seq}", headers=headers

@@ -33,7 +33,7 @@ class Backoff:
 class Request:
     """The request of one session. The stream drops repeats that come within two minutes."""
 
-    def __init__(self, spec: SessionSpec, number: int) -> None:
+    def __init__(self, spec: SessionSpec, number: int, *, stored: bool = False) -> None:
         """`number` tells apart the requests of one publisher."""
         self.session_id = spec.session_id
         self.subject = session_subject(spec.key)
@@ -41,4 +41,4 @@ class Request:
         self.reply = f"open{number}"
         """Last subject token of its acknowledgement."""
         self.backoff = Backoff()
-        self.stored = False
+        self.stored = stored

@@ -46,7 +46,7 @@ class Close(NamedTuple):
     reason: str = ""
 
 
-LEAVING = Close(1001, "this server is about to end; connect again")
+LEAVING = Close(1012, "this server is about to end; connect again")
 """Clients connect again after this code; those that repeat an ID go on with their sessions."""
 _REST_S = 3.0
 """How long a client that is sent away may take to answer."""

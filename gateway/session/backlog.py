@@ -20,5 +20,10 @@ class ClientBacklog(Backlog):
         self.requested = next_seq > 0
 
     @property
+    def last_number(self) -> int:
+        """Number of the last chunk that was sent, or -1."""
+        return self._next_seq - 1
+
+    @property
     def full(self) -> bool:
         return self._waiting_bytes > self._max_bytes

@@ -70,6 +70,11 @@ class EventReader:
         self._pause = _FIRST_PAUSE_S
         self._poll_at = 0.0
         self._wake = asyncio.Event()
+        self._looks = 0
+        """How many times the stream was read."""
+        self._returned = False
+        """Whether `next` has returned an event, and was not called again since."""
+        self._settled = asyncio.Event()
         self._subscription: DirectSubscription | None = None
 
     async def start(self) -> None:
@@ -84,6 +89,16 @@ class EventReader:
         if subscription is not None:
             with contextlib.suppress(NatsError):
                 await subscription.end()
+
+    async def caught_up(self) -> None:
+        """Return once everything that is stored now was returned by `next`, which another task
+        calls. Cancel-safe."""
+        looks = self._looks
+        self._due, self._retry_at = True, 0.0
+        self._wake.set()
+        while self._looks <= looks or self._due or self._hints or self._read or self._returned:
+            self._settled.clear()
+            await self._settled.wait()
 
     def poke(self) -> None:
         """Make a waiting `next` return None at once."""
@@ -110,9 +125,12 @@ class EventReader:
         while durable events are still to be read.
         """
         deadline = time.monotonic() + timeout
+        self._returned = False
         while True:
             self._wake.clear()
+            self._settled.set()
             if self._read:
+                self._returned = True
                 return self._read.popleft()
             now = time.monotonic()
             wanted = self._due or bool(self._hints) or now >= self._poll_at
@@ -158,6 +176,7 @@ class EventReader:
             self._due = True
             self._wait(now)
             return
+        self._looks += 1
         self._poll_at = now + _POLL_S
         self._due = bool(left and messages)
         for message in messages:

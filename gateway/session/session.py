@@ -40,10 +40,11 @@ _FOREVER_S = 3600.0
 _FINALIZE_S = 5.0
 """How long `finalize` waits for the worker and its provider."""
 _ASK_S, _ASK_AGAIN_S = 2.0, 0.05
-_QUIET_S, _QUIET_WITHOUT_TEXT_S = 1.0, 0.3
-"""How long after a provider was asked to finalize no final means that there is nothing to make
-final: if an interim has shown text that is not final yet, and otherwise."""
-_TOLERANCE_S = 0.25
+_WAIT_S = 2.0
+"""How long a worker waits for the finals."""
+_QUIET_S = 1.0
+"""After so long without a final, nothing of what was finalized is known to have text."""
+_TOLERANCE_S = 0.01
 """How far before the position of `finalize` its last final may end."""
 
 
@@ -193,8 +194,13 @@ class ClientSession:
             return True
         try:
             async with asyncio.timeout(_FINALIZE_S):
-                asked = await self._ask_to_finalize(target)
-                return asked and await self._await_final(target)
+                reply = await self._ask_to_finalize(target)
+                if reply is None:
+                    return False
+                if reply.final_position is None or reply.final_position < target - _TOLERANCE_S:
+                    return await self._await_final(target)
+                await self._reader.caught_up()
+                return True
         except TimeoutError:
             return False
 
@@ -330,32 +336,33 @@ class ClientSession:
 
     # ---- finalizing ------------------------------------------------------------------------------
 
-    async def _ask_to_finalize(self, target: float) -> bool:
-        """Ask until the provider has received everything up to `target` seconds. Returns False if
-        it cannot finalize."""
+    async def _ask_to_finalize(self, target: float) -> ControlReply | None:
+        """Ask until the provider has received everything up to `target` seconds. Returns None if it
+        cannot finalize."""
+        request = ControlRequest(command="finalize", wait_seconds=_WAIT_S)
         while not self.over:
             try:
-                reply = await self.control(ControlRequest(command="finalize"))
+                reply = await self.control(request, _WAIT_S + _ASK_S)
             except BrokerError:  # no worker has the session now
                 await asyncio.sleep(_ASK_AGAIN_S)
                 continue
             if reply.ok and (reply.position or 0.0) + 1e-6 >= target:
-                return True
+                return reply
             if not reply.ok and not reply.supports.finalize:
-                return False
+                return None
             if target <= self._final_seconds + 1e-6:
-                return True
+                return reply
             await asyncio.sleep(_ASK_AGAIN_S)
-        return False
+        return None
 
     async def _await_final(self, target: float) -> bool:
         """Return once the finals up to `target` seconds were yielded, or none has come for a while:
-        silence has no finals."""
+        a worker of an earlier release does not say when everything is final."""
         while not self.over and self._final_seconds < target - _TOLERANCE_S:
             self._final.clear()
             text_is_open = self._interim_seconds > self._final_seconds
             try:
-                async with asyncio.timeout(_QUIET_S if text_is_open else _QUIET_WITHOUT_TEXT_S):
+                async with asyncio.timeout(_QUIET_S):
                     await self._final.wait()
             except TimeoutError:
                 return not text_is_open

@@ -47,9 +47,10 @@ _REST_S = 0.1
 class _Served:
     """What belongs to a session that is published."""
 
-    def __init__(self, task: asyncio.Task[None], hold: DirectSubscription) -> None:
-        self.task = task
-        self.hold = hold
+    def __init__(
+        self, task: asyncio.Task[None], hold: DirectSubscription, backlog: ClientBacklog
+    ) -> None:
+        self.task, self.hold, self.backlog = task, hold, backlog
 
 
 class Sessions:
@@ -141,10 +142,11 @@ class Sessions:
 
     async def _serve(self, left: Left, opening: Opening, *, new: bool = False) -> ClientSession:
         settings, spec = self._settings, left.spec
+        backlog = ClientBacklog(
+            spec, max_seconds=_BUFFER_SECONDS, next_seq=left.next_seq, position=left.position
+        )
         publisher = Publisher(
-            ClientBacklog(
-                spec, max_seconds=_BUFFER_SECONDS, next_seq=left.next_seq, position=left.position
-            ),
+            backlog,
             window_chunks=settings.window_chunks,
             rate_limit=TokenBucket(settings.burst_seconds, settings.catch_up_rate),
         )
@@ -174,7 +176,7 @@ class Sessions:
             await reader.stop()
             raise
         task = self._start(self._publish(session, reader), f"publish {spec.key}")
-        self._served[session] = _Served(task, hold)
+        self._served[session] = _Served(task, hold, backlog)
         self._open.add(session)
         self._metrics.sessions.inc()
         log.info(
@@ -219,7 +221,7 @@ class Sessions:
     async def _wait_for_client(self, session: ClientSession) -> None:
         try:
             await _stored(session)
-            last = session.publisher.last_number
+            last = self._served[session].backlog.last_number
             with contextlib.suppress(NatsError):
                 await self._served[session].hold.end()
             log.info(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
@@ -30,6 +31,8 @@ from .lease import Lease
 log = logging.getLogger(__name__)
 
 _MAX_WAITING = 100
+_LOOK_S, _TOLERANCE_S = 0.02, 0.005
+"""How often it is looked whether audio is final, and by how much a provider may round its end."""
 _REPLY_PREFIXES = (b"_INBOX", b"_R_.")
 """Prefixes of reply subjects (`_R_`: from another account). A request must not make the worker
 publish anywhere else."""
@@ -47,6 +50,8 @@ class Controllable(Protocol):
     def capabilities(self) -> Capabilities: ...
     @property
     def sent_seconds(self) -> float: ...
+    @property
+    def final_seconds(self) -> float: ...
     async def finalize(self) -> None: ...
     async def configure(self, settings: dict[str, Any]) -> None: ...
     async def stop(self, reason: str) -> float: ...
@@ -88,6 +93,11 @@ class Controls:
     def sent_seconds(self) -> float:
         """The position of the next frame that goes to the provider."""
         return round(self._lease.progress.sent / self._rate, 6)
+
+    @property
+    def final_seconds(self) -> float:
+        """Up to where the audio is final."""
+        return self._lease.progress.final_seconds
 
     @property
     def _stream(self) -> ProviderStream:
@@ -180,7 +190,11 @@ async def carry_out(session: Controllable, payload: bytes) -> ControlReply:
     """Carry out a request, and return the reply. Raises LeaseLost."""
     try:
         request = ControlRequest.model_validate_json(payload)
-        return _reply(session, position=await _do(session, request))
+        position = await _do(session, request)
+        final = None
+        if request.command == "finalize" and request.wait_seconds:
+            final = await _until_final(session, position, request.wait_seconds)
+        return _reply(session, position=position, final_position=final)
     except ValidationError as error:
         return _reply(session, error=f"bad request: {first_problem(error)}")
     except (_Unsupported, NoStream, ProviderError, PluginError) as error:
@@ -218,8 +232,23 @@ async def _do(session: Controllable, request: ControlRequest) -> float:
     return position
 
 
+async def _until_final(session: Controllable, position: float, seconds: float) -> float:
+    """Wait until the audio up to `position` is final, but not for longer than `seconds`. Return up
+    to where it is."""
+    deadline = time.monotonic() + seconds
+    while (  # noqa: ASYNC110 - the session has no event for it
+        session.final_seconds < position - _TOLERANCE_S and time.monotonic() < deadline
+    ):
+        await asyncio.sleep(_LOOK_S)
+    return round(session.final_seconds, 6)
+
+
 def _reply(
-    session: Controllable, *, position: float | None = None, error: str | None = None
+    session: Controllable,
+    *,
+    position: float | None = None,
+    final_position: float | None = None,
+    error: str | None = None,
 ) -> ControlReply:
     supports = Supports()
     with contextlib.suppress(PluginError):
@@ -231,5 +260,6 @@ def _reply(
         provider=session.provider_name,
         supports=supports,
         position=position,
+        final_position=final_position,
         error=error,
     )

@@ -48,7 +48,7 @@ _HOLD_S = 0.03
 _LONG_S = 3600.0
 _MAX_FINALIZES = 100
 """Requests that wait; further ones get no answer of their own."""
-_LEFT = Close(1001, "this server has ended; connect again")
+_LEFT = Close(1012, "this server has ended; connect again")
 _MAX_SAID = 1000
 
 

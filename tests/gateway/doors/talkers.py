@@ -30,6 +30,7 @@ from .house import House
 with warnings.catch_warnings():
     # The SDK imports names of websockets that are deprecated.
     warnings.simplefilter("ignore", DeprecationWarning)
+    import deepgram.listen.v1.client
     import deepgram.listen.v2.client  # noqa: F401
     from deepgram import AsyncDeepgramClient
     from deepgram.environment import DeepgramClientEnvironment
@@ -122,6 +123,50 @@ class FluxTalker(Talker):
         return self._broken
 
 
+class ListenTalker(Talker):
+    """deepgram-sdk, listen v1."""
+
+    async def start(self) -> None:
+        http, ws = self.house.gateway.http, self.house.gateway.ws
+        place = DeepgramClientEnvironment(base=http, production=ws, agent=ws, agent_rest=http)
+        client = AsyncDeepgramClient(api_key=self.key, environment=place)
+        self._context = client.listen.v1.connect(
+            model="nova-3", encoding="linear16", sample_rate=16000, interim_results="true"
+        )
+        self.connection = await self._context.__aenter__()
+        self.messages: list[Any] = []
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for message in self.connection:
+            self.messages.append(message)
+
+    async def send(self, audio: bytes) -> None:
+        await self.connection.send_media(audio)
+
+    async def finish(self, words: int) -> None:
+        await self.connection.send_close_stream()
+        async with within(90):
+            await self._reading
+        assert self.messages[-1].type == "Metadata"
+        await self._context.__aexit__(None, None, None)
+
+    @property
+    def words(self) -> list[str]:
+        finals = [one for one in self.messages if one.type == "Results" and one.is_final]
+        return [
+            tones.plain(word.word) for one in finals for word in one.channel.alternatives[0].words
+        ]
+
+    @property
+    def heard(self) -> int:
+        return len(self.words)
+
+    @property
+    def broken(self) -> object:
+        return [one for one in self.messages if one.type == "Error"]
+
+
 class RealtimeTalker(Talker):
     """speechmatics-rt."""
 
@@ -201,6 +246,7 @@ class AgentTalker(Talker):
 
 
 TALKERS: dict[str, type[Talker]] = {
+    "deepgram-sdk v1": ListenTalker,
     "deepgram-sdk v2": FluxTalker,
     "speechmatics-rt": RealtimeTalker,
     "speechmatics-agent-stt": AgentTalker,

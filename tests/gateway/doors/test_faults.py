@@ -32,11 +32,13 @@ from .talkers import TALKERS, RealtimeTalker, Talker
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 PROVIDER = {
+    "deepgram-sdk v1": "deepgram",
     "deepgram-sdk v2": "deepgram-flux",
     "speechmatics-rt": "speechmatics",
     "speechmatics-agent-stt": "speechmatics-agent",
 }
 OTHER = {
+    "deepgram-sdk v1": "speechmatics",
     "deepgram-sdk v2": "speechmatics",
     "speechmatics-rt": "deepgram",
     "speechmatics-agent-stt": "deepgram-flux",

@@ -29,6 +29,7 @@ class Session:
     """A session of a provider that can finalize, and change its key terms."""
 
     id, key, provider_name, sent_seconds = "1", KEY, "able", 2.5
+    final_seconds = 1.0
 
     def __init__(self, *, finalize: bool = True) -> None:
         self.capabilities = Capabilities(
@@ -54,6 +55,19 @@ class Session:
 
     def mark_unconfirmed(self) -> None:
         raise AssertionError("the lease is confirmed")
+
+
+async def test_finalize_waits_until_everything_is_final() -> None:
+    session = Session()
+    asyncio.get_running_loop().call_later(0.05, setattr, session, "final_seconds", 2.5)
+    reply = await carry_out(session, b'{"command":"finalize","wait_seconds":10}')
+    assert (reply.ok, reply.position, reply.final_position) == (True, 2.5, 2.5)
+    assert (await carry_out(session, b'{"command":"finalize"}')).final_position is None
+
+
+async def test_finalize_waits_no_longer_than_asked() -> None:
+    reply = await carry_out(Session(), b'{"command":"finalize","wait_seconds":0.05}')
+    assert (reply.ok, reply.final_position) == (True, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +136,7 @@ class Slow:
     """A session whose provider is slow to answer."""
 
     id, key, provider_name, sent_seconds = "1", KEY, "slow", 1.0
+    final_seconds = 0.0
     capabilities = Capabilities(encodings=("linear16",), finalize=True)
 
     def __init__(self) -> None:

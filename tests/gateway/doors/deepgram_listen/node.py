@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
-import subprocess
-from pathlib import Path
 from typing import Any
 
 from natterjack.emulators import tones
 from tests.clients.npm import program
-from tests.waiting import bound, until
+from tests.waiting import until
 
-FOLDER = Path(__file__).parents[2] / "js"
-_INSTALL = ("ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund",
-            "--loglevel=error")  # fmt: skip
-
-
-def install() -> None:
-    """Install the packages of the lock file, unless they are there."""
-    npm = program("npm")
-    lock, installed = FOLDER / "package-lock.json", FOLDER / "node_modules" / ".package-lock.json"
-    with lock.open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # tests run in several processes
-        if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-            subprocess.run([npm, *_INSTALL], cwd=FOLDER, check=True, timeout=bound(600))
-            installed.touch()
+from ...node import FOLDER
 
 
 class NodeListener:

@@ -15,8 +15,9 @@ from tests.ports import free_port
 from tests.waiting import until, within
 from tests.worker.programs import UNDISTURBED
 
+from ...node import install
 from ..house import House, Speech
-from .node import NodeListener, install
+from .node import NodeListener
 
 pytestmark = pytest.mark.process
 
@@ -87,7 +88,7 @@ async def test_a_gateway_that_drains_hands_its_client_over(
         await client.opened(2)
         await playing
         assert await client.end() == 0, client.errors
-    assert client.closes == [1001, 1000]
+    assert client.closes == [1012, 1000]
     assert tones.compare(speech.words, client.words) == tones.Counts()
 
 
