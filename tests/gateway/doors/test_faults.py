@@ -212,7 +212,7 @@ async def test_a_flux_client_that_comes_back_goes_on(
             else:
                 house.gateway.signal(SIGTERM)
             await reading
-            assert socket.close_code == (1001 if way == "gateway ended" else 1006)
+            assert socket.close_code == (1012 if way == "gateway ended" else 1006)
         texts.extend(turns.values())
 
     pause = round((speech.places[15].end + 1.1) / FRAME_SECONDS)
