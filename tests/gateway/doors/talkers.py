@@ -136,6 +136,13 @@ class ListenTalker(Talker):
         self.connection = await self._context.__aenter__()
         self.messages: list[Any] = []
         self._reading = asyncio.create_task(self._read())
+        self._keeping = asyncio.create_task(self._keep_alive())
+
+    async def _keep_alive(self) -> None:
+        """What an application does while it has no audio."""
+        while True:
+            await asyncio.sleep(3)
+            await self.connection.send_keep_alive()
 
     async def _read(self) -> None:
         async for message in self.connection:
@@ -145,6 +152,7 @@ class ListenTalker(Talker):
         await self.connection.send_media(audio)
 
     async def finish(self, words: int) -> None:
+        self._keeping.cancel()
         await self.connection.send_close_stream()
         async with within(90):
             await self._reading

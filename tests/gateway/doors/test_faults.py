@@ -45,6 +45,7 @@ OTHER = {
 }
 """A provider of another vendor."""
 STREAMS = {
+    "deepgram-sdk v1": streams.TRANSCRIPTS,
     "deepgram-sdk v2": streams.AUDIO,
     "speechmatics-rt": streams.TRANSCRIPTS,
     "speechmatics-agent-stt": streams.SESSIONS,
