@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -133,3 +134,12 @@ def given(documents: list[Document], component: str) -> dict[str, str]:
             pod = document["spec"]["template"] if document["kind"] == "Job" else document
             return {e["name"]: e["value"] for e in container(pod)["env"] if "value" in e}
     return settings_of(documents, component)
+
+
+def notes(values: Document, scenario: str | None = None) -> str:
+    """Render the notes through an extra object, because `helm template` does not show them."""
+    include = '{{ include (print $.Template.BasePath "/NOTES.txt") $ | b64enc }}'
+    shown = {"kind": "Notes", "apiVersion": "v1", "metadata": {"name": "notes"}, "text": include}
+    documents = render({**values, "extraObjects": [shown]}, scenario=scenario)
+    text: str = find(documents, "Notes")["text"]
+    return base64.b64decode(text).decode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import json
 import re
@@ -16,11 +15,11 @@ from .chart import (
     CHART,
     OLDEST,
     SCENARIOS,
-    Document,
     component_of,
     container,
     find,
     helm,
+    notes,
     pods,
     refused,
     render,
@@ -213,15 +212,6 @@ def test_notes_list_the_next_steps(scenario: str) -> None:
     providers = find(documents, "ConfigMap", "worker")["data"].get("WORKER_SECRETS_DIR")
     assert ("create secret generic" in text) == bool(providers)
     assert ("without credentials" in text) != ("auth" in values.get("nats", {}))
-
-
-def notes(values: Document, scenario: str | None = None) -> str:
-    """Render the notes through an extra object, because `helm template` does not show them."""
-    include = '{{ include (print $.Template.BasePath "/NOTES.txt") $ | b64enc }}'
-    shown = {"kind": "Notes", "apiVersion": "v1", "metadata": {"name": "notes"}, "text": include}
-    documents = render({**values, "extraObjects": [shown]}, scenario=scenario)
-    text: str = find(documents, "Notes")["text"]
-    return base64.b64decode(text).decode()
 
 
 def test_notes_list_a_shared_secret_once() -> None:

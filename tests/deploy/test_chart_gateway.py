@@ -20,6 +20,7 @@ from .chart import (
     component_of,
     container,
     find,
+    notes,
     refused,
     render,
     rendered,
@@ -235,6 +236,20 @@ def test_clients_come_from_the_named_places_only() -> None:
     spec = find(changed(clientsFrom=[], extraEgress=more), "NetworkPolicy", "gateway")["spec"]
     assert "from" not in spec["ingress"][0]
     assert spec["egress"][2:] == more
+
+
+def test_notes_say_how_clients_get_keys() -> None:
+    text = notes({}, "gateway")
+    assert (
+        "create secret generic natterjack-gateway --from-file=keys=keys "
+        "--from-file=token-secret=TOKENSECRET\n"
+    ) in text
+    assert "Clients reach them at" not in text
+    apart = {"tokens": {"existingSecret": "tokens"}, "ingress": {"enabled": False}}
+    text = notes({"gateway": apart}, "gateway")
+    assert "natterjack-gateway --from-file=keys=keys\n" in text
+    assert "create secret generic tokens --from-file=token-secret=TOKENSECRET\n" in text
+    assert "Clients reach them at r-natterjack-gateway:80, behind something that adds TLS." in text
 
 
 def test_prometheus_finds_the_gateways() -> None:
