@@ -1,4 +1,4 @@
-"""livekit's plug-in for Deepgram (STTv2) as a client of `/v2/listen`."""
+"""livekit's plug-in for Deepgram as a client of `/v1/listen` (STT) and `/v2/listen` (STTv2)."""
 
 from __future__ import annotations
 
@@ -51,4 +51,38 @@ async def test_it_gets_every_turn(house: House, provider: str) -> None:
     speech.check(heard)
     for kind in ("START_OF_SPEECH", "END_OF_SPEECH", "FINAL_TRANSCRIPT"):
         assert kinds.count(stt.SpeechEventType[kind]) == 3
+    assert stt.SpeechEventType.INTERIM_TRANSCRIPT in kinds
+
+
+@pytest.mark.parametrize("provider", ["deepgram", "speechmatics"])
+async def test_its_older_client_gets_every_word(house: House, provider: str) -> None:
+    key = house.key()
+    await house.start(provider)
+    speech = Speech(24)
+    heard: list[str] = []
+    kinds: list[str] = []
+    async with aiohttp.ClientSession() as http:
+        plugin = deepgram.STT(
+            api_key=key, base_url=f"{house.gateway.http}/v1/listen", http_session=http
+        )
+        stream = plugin.stream()
+
+        async def read() -> None:
+            async for event in stream:
+                kinds.append(event.type)
+                if event.type == stt.SpeechEventType.FINAL_TRANSCRIPT:
+                    heard.extend(tones.words_of(event.alternatives[0].text))
+
+        async def send(frame: bytes) -> None:
+            stream.push_frame(rtc.AudioFrame(frame, RATE, 1, len(frame) // 2))
+
+        async with within(60):
+            reading = asyncio.create_task(read())
+            await speech.play(send)
+            stream.end_input()
+            await reading
+        await stream.aclose()
+        await plugin.aclose()
+    speech.check(heard)
+    assert stt.SpeechEventType.START_OF_SPEECH in kinds
     assert stt.SpeechEventType.INTERIM_TRANSCRIPT in kinds

@@ -80,3 +80,51 @@ async def test_a_browser_that_may_not_listen_says_why(
     await page.locator("#speak").click()
     await page.locator("#toast", has_text="does not allow").wait_for()
     assert await page.locator("#speak").get_attribute("aria-pressed") == "false"
+
+
+_RECORD = """async ([address, seconds]) => {
+  const sound = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+  const microphone = await navigator.mediaDevices.getUserMedia({ audio: sound });
+  const socket = new WebSocket(address, ["token", "none"]);
+  const finals = [];
+  const closed = new Promise((done) => { socket.onclose = (event) => done(event.code); });
+  socket.onmessage = (message) => {
+    const result = JSON.parse(message.data);
+    if (result.type === "Results" && result.is_final)
+      finals.push(result.channel.alternatives[0].transcript);
+  };
+  await new Promise((done) => { socket.onopen = done; });
+  const recorder = new MediaRecorder(microphone);
+  const sent = [];
+  recorder.ondataavailable = ({ data }) =>
+    sent.push(data.arrayBuffer().then((bytes) => socket.send(bytes)));
+  recorder.start(250);
+  await new Promise((done) => setTimeout(done, seconds * 1000));
+  await new Promise((done) => { recorder.onstop = done; recorder.stop(); });
+  await Promise.all(sent);
+  socket.send(JSON.stringify({ type: "CloseStream" }));
+  const code = await closed;
+  return { code, finals, protocol: socket.protocol, recorded: recorder.mimeType };
+}"""
+
+
+async def test_what_a_browser_records_is_transcribed_word_for_word(
+    gateway: GatewayProcess,
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+    open_page: OpenPage,
+) -> None:
+    """As the vendor's examples for browsers do it: MediaRecorder, in parts of 250 ms."""
+    await start_worker()
+    page = await open_page(f"{gateway.http}/captions/any")
+    address = f"{gateway.http.replace('http', 'ws', 1)}/v1/listen"
+    found = await page.evaluate(_RECORD, [address, 12])
+    assert (found["code"], found["protocol"]) == (1000, "token")
+    assert "webm" in found["recorded"]
+    words = tones.words_of(" ".join(found["finals"]))
+    said = tones.sequence(12)
+    first = said.index(words[0])
+    # The microphone repeats its file. The first and the last word may be cut.
+    expected = [said[(first + number) % 12] for number in range(len(words))]
+    assert len(words) >= 12
+    assert words[1:-1] == expected[1:-1]
