@@ -262,7 +262,10 @@ class Stack:
         self._ports = ports
         self.project = f"natterjack-test-{os.getpid()}"
         self._containers = containers
-        self._compose = (tool("podman-compose"), "-p", self.project, "-f", deploy / "compose.yaml")
+        self._compose = (
+            tool("podman-compose"), "-p", self.project, "-f", deploy / "compose.yaml",
+            "--profile", "gateway",
+        )  # fmt: skip
 
     def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self._containers.run(*self._compose, *arguments, check=check, seconds=120)
@@ -376,7 +379,7 @@ def stack(tmp_path: Path, processes: None) -> Iterator[Stack]:
     for name in ("nats", "prometheus"):
         (deploy / "data" / name).mkdir(parents=True)
     text = (deploy / "compose.yaml").read_text()
-    ports = {port: free_port() for port in (4222, 9090)}
+    ports = {port: free_port() for port in (4222, 8080, 9090)}
     for port, free in ports.items():
         text = text.replace(f"127.0.0.1:{port}:", f"127.0.0.1:{free}:")
     # Tests may not be allowed to raise limits; containers.py sets the permitted ones.
@@ -386,8 +389,11 @@ def stack(tmp_path: Path, processes: None) -> Iterator[Stack]:
     scraping.write_text(scraping.read_text().replace("15s", "1s").replace("10s", "1s"))
     (deploy / ".env").write_text(f"NATTERJACK_USER={USER}:{USER}\nWORKER_PROVIDER=deepgram\n")
     secrets = deploy / "secrets"
-    for role in (["operator"], ["worker"], ["edge", "--tenant", "t", "--name", "e"]):
+    for role in (["operator"], ["worker"], ["gateway"], ["edge", "--tenant", "t", "--name", "e"]):
         _natterjack("users", "add", "--dir", secrets, *role)
+    (secrets / "gateway").mkdir(mode=0o700)
+    _natterjack("keys", "add", "--file", secrets / "gateway" / "keys", "--tenant", "t")
+    (secrets / "gateway" / "token-secret").write_text("0123456789abcdef" * 4)
     _check(deploy / "tls.sh")
     (secrets / "grafana-admin").write_text("not used")
     stack = Stack(containers, deploy, ports)
@@ -431,6 +437,7 @@ async def test_the_stack_runs(stack: Stack, emulator: DeepgramEmulator) -> None:
         await stack.start("nats")
         await stack.start("streams")
         await stack.start("worker")
+        await stack.start("gateway")  # healthy: connected to NATS as its own user
         await stack.start("prometheus")
         workers = stack.names("worker")
         await _found_by_prometheus(stack, 2)
@@ -477,7 +484,9 @@ async def _holder(stack: Stack, workers: list[str]) -> str:
 
 
 def _check_confined(stack: Stack) -> None:
-    for name in (n for service in ("nats", "worker", "prometheus") for n in stack.names(service)):
+    for name in (
+        n for service in ("nats", "worker", "gateway", "prometheus") for n in stack.names(service)
+    ):
         about = stack.state(name)
         status = Path(f"/proc/{about['State']['Pid']}/status").read_text()
         found = dict(re.findall(r"^(\w+):\s*(.*)$", status, flags=re.M))
