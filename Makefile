@@ -9,14 +9,15 @@ unexport PYTHONDONTWRITEBYTECODE
   clean help system-packages
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "natterjack needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.local: $(BIN)/python pyproject.toml
+# This file names the extras, so a change of it installs them, too.
+$(VENV)/.local: $(BIN)/python pyproject.toml Makefile
 	@echo "installing natterjack and the embedded engines (about 200 MB, once) ..."
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[local,gateway]'
 	@touch $@
@@ -29,7 +30,7 @@ $(VENV)/.dev: $(VENV)/.local
 demo: $(VENV)/.local ## everything from nothing: speech in, captions out; and back, with ARGS=--voice
 	@$(BIN)/natterjack demo $(ARGS)
 
-up: $(VENV)/.local ## keep a whole stack running for development
+up: $(VENV)/.local ## keep a whole stack running, with its page in the browser: ARGS=--open opens it
 	@$(BIN)/natterjack up $(ARGS)
 
 system-packages: ## what the tests want from Debian (installs it if root, else says so)

@@ -34,7 +34,14 @@ def _list(text: str) -> tuple[str, ...]:
 
 
 def _doors(text: str) -> tuple[str, ...]:
-    return DOORS if text.strip() == "all" else _list(text)
+    doors = _list(text)
+    if doors == ("all",):
+        return DOORS
+    if unknown := [door for door in doors if door not in DOORS]:
+        raise argparse.ArgumentTypeError(
+            f"there is no door {unknown[0]!r}: choose from {', '.join(DOORS)}, or all"
+        )
+    return doors
 
 
 def _object(text: str) -> dict[str, Any]:

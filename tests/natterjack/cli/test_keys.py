@@ -77,7 +77,7 @@ def test_a_removed_key_is_gone(tmp_path: Path) -> None:
     ("arguments", "problem"),
     [
         (("--tenant", "a.b"), "tenant"),
-        (("--tenant", "a", "--doors", "front"), "doors"),
+        (("--tenant", "a", "--doors", "front"), "no door 'front': choose from deepgram, "),
         (("--tenant", "a", "--kinds", "words"), "kinds"),
         (("--tenant", "a", "--options", "[]"), "is not a JSON object"),
         (("--tenant", "a", "--labels", '{"a": 1}'), "labels"),
