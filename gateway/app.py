@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from natterjack.telemetry.http_port import HttpPort, alive, readiness, scrape
@@ -46,7 +46,9 @@ def application(gateway: Gateway) -> web.Application:
     async def metrics(request: web.Request) -> web.Response:
         return scrape(gateway.metrics.registry)
 
-    app = web.Application(client_max_size=gateway.settings.max_message_bytes)
+    app = web.Application(
+        client_max_size=gateway.settings.max_message_bytes, middlewares=[_well_formed]
+    )
     app.add_routes(
         [
             # A restart because of the broker would cure nothing and close every connection.
@@ -63,10 +65,36 @@ def application(gateway: Gateway) -> web.Application:
     return app
 
 
+@web.middleware
+async def _well_formed(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Refuse what no client sends, on which code behind would fail: headers that are not text, and
+    bodies that are not HTTP."""
+    key = request.headers.get(hdrs.SEC_WEBSOCKET_KEY, "")
+    if not key.isascii() or not all(map(_is_text, request.headers.values())):
+        raise web.HTTPBadRequest(text="a header is not valid text\n")
+    try:
+        return await handler(request)
+    except web.RequestPayloadError:
+        raise web.HTTPBadRequest(text="the body is not valid HTTP\n") from None
+
+
+def _is_text(value: str) -> bool:
+    """Whether a header is UTF-8. aiohttp keeps other bytes as halves of surrogate pairs."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _is_ours(record: logging.LogRecord) -> bool:
     """Drop what aiohttp logs, with a traceback, about requests that are not valid HTTP."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
 
 
 async def serve(gateway: Gateway) -> HttpPort:

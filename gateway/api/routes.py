@@ -48,6 +48,7 @@ _TRANSCRIPT_S = 30.0
 _RETRY_MS = 1000
 _MAX_LIMIT, _LIMIT = 1000, 100
 _MAX_BODY = 16 * 1024
+_BODY_S = 10.0
 _TOKEN_SECONDS = 3600
 
 
@@ -142,9 +143,11 @@ class Api:
         if (request.content_length or 0) > _MAX_BODY:
             raise UsageError(f"the body has more than {_MAX_BODY} bytes")
         try:
-            wanted = TokenRequest.model_validate_json(
-                await request.content.read(_MAX_BODY) or b"{}"
-            )
+            async with asyncio.timeout(_BODY_S):
+                body = await request.read()
+            wanted = TokenRequest.model_validate_json(body or b"{}")
+        except TimeoutError:
+            raise UsageError(f"the body takes longer than {_BODY_S:.0f} s") from None
         except ValidationError as error:
             raise UsageError(first_problem(error)) from None
         most = self._access.settings.token_max_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +11,25 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from natterjack.errors import UsageError
 
+from .idle_connections import IdleConnections
+
+_BACKLOG = 1024
+"""Connections that wait to be accepted."""
+
 
 class HttpPort:
     """A server with some routes. `port` is the port in use once it has started."""
 
-    def __init__(self, host: str, port: int, variable: str) -> None:
-        """A port of 0 takes a free one. `variable` is the setting that chooses it."""
+    def __init__(
+        self, host: str, port: int, variable: str, idle: IdleConnections | None = None
+    ) -> None:
+        """A port of 0 takes a free one. `variable` is the setting that chooses it, `idle` the limit
+        of connections without a request."""
         self._host, self._variable = host, variable
         self.port = port
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
+        self._idle = idle or IdleConnections()
 
     @property
     def address(self) -> str:
@@ -32,22 +43,32 @@ class HttpPort:
 
     async def serve(self, app: web.Application, **limits: Any) -> None:
         """Start to listen with an application; `limits` are those of aiohttp's server. Raises
-        UsageError if the port is in use."""
-        self._runner = web.AppRunner(app, access_log=None, **limits)
+        UsageError if the port is in use.
+
+        Bodies are not decompressed: no client compresses its own, and a small one may become large.
+        """
+        app.middlewares.insert(0, self._idle.middleware)
+        self._runner = web.AppRunner(app, access_log=None, auto_decompress=False, **limits)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self.port)
+        assert self._runner.server is not None
+        self._idle.serve(self._runner.server)
         try:
-            await site.start()
+            self._listening = await asyncio.get_running_loop().create_server(
+                self._idle, self._host, self.port, backlog=_BACKLOG
+            )
         except OSError as error:
             await self._runner.cleanup()
             raise UsageError(
                 f"cannot listen on {self._host}:{self.port}: {error.strerror} "
                 f"(set {self._variable}; 0 picks a free port)"
             ) from None
-        self.port = self._runner.addresses[0][1]
+        self.port = self._listening.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Stop listening. Idempotent."""
+        if self._listening is not None:
+            self._listening.close()
+        self._idle.stop()
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent, TurnEvent
 
+from ..parsing import parsed
 from ..turns import Turns
 from ..words import delimiter, timed_words
 from .query import MULTILINGUAL, Invalid, Query, Unparsable, configured
@@ -39,8 +40,8 @@ def decode(text: str) -> ClientMessage:
     KeepAlive is not part of the protocol, but clients that were written for listen v1 send it.
     """
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = parsed(text)
+    except ValueError:
         raise Unparsable from None
     kind = content.get("type") if isinstance(content, dict) else None
     match kind:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
+
+from ..parsing import parsed
 
 _COMMANDS = ("KeepAlive", "Finalize", "CloseStream", "Configure")
 Command = Literal["KeepAlive", "Finalize", "CloseStream", "Configure"]
@@ -30,8 +31,8 @@ class ClientMessage(NamedTuple):
 def decode(text: str) -> ClientMessage:
     """Decode a client's message. Raises: Unparsable, whose text says why."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parsed(text)
+    except ValueError as error:
         raise Unparsable(str(error)) from None
     if not isinstance(content, dict):
         raise Unparsable("invalid type: expected an object")

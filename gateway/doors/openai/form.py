@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from ..parsing import parsed
 from .errors import ApiError
 
 MAX_FILE_BYTES = 512 << 20
@@ -17,6 +17,8 @@ FORMATS = ("json", "text", "srt", "verbose_json", "vtt", "diarized_json")
 _MAX_FIELD_BYTES = 64 << 10
 _MAX_PARTS = 100
 _PIECE_BYTES = 256 << 10
+_PAUSE_S = 30.0
+"""How long nothing of the form may come."""
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Form:
         values = [*self.fields.get(name, ()), *self.fields.get(f"{name}[]", ())]
         if len(values) == 1 and values[0].startswith("["):
             try:
-                values = [str(value) for value in json.loads(values[0])]
+                values = [str(value) for value in parsed(values[0])]
             except ValueError:
                 raise ApiError(f"{name} is not a list", param=name) from None
         return [value for value in values if value]
@@ -71,7 +73,8 @@ async def read(request: web.Request, file: BinaryIO) -> Form:
     try:
         reader = await request.multipart()
         for _ in range(_MAX_PARTS):
-            part = await reader.next()
+            async with asyncio.timeout(_PAUSE_S):
+                part = await reader.next()
             if part is None:
                 break
             if not isinstance(part, BodyPartReader) or part.name is None:
@@ -83,6 +86,9 @@ async def read(request: web.Request, file: BinaryIO) -> Form:
                 form.fields.setdefault(part.name, []).append(await _text(part))
         else:
             raise ApiError(f"the form has more than {_MAX_PARTS} parts")
+    except TimeoutError:
+        what = f"nothing of the form has come for {_PAUSE_S:.0f} s"
+        raise ApiError(what, status=408) from None
     except (ValueError, RuntimeError, AssertionError, HttpProcessingError) as error:
         raise ApiError(f"the form cannot be read: {error}") from None
     if form.name is None:
@@ -94,7 +100,7 @@ async def _store(part: BodyPartReader, file: BinaryIO) -> None:
     file.seek(0)
     file.truncate()
     size = 0
-    while data := await part.read_chunk(_PIECE_BYTES):
+    while data := await _piece(part, _PIECE_BYTES):
         size += len(data)
         if size > MAX_FILE_BYTES:
             raise ApiError(
@@ -104,9 +110,14 @@ async def _store(part: BodyPartReader, file: BinaryIO) -> None:
     await asyncio.to_thread(file.flush)
 
 
+async def _piece(part: BodyPartReader, size: int) -> bytes:
+    async with asyncio.timeout(_PAUSE_S):
+        return bytes(await part.read_chunk(size))
+
+
 async def _text(part: BodyPartReader) -> str:
     data = b""
-    while piece := await part.read_chunk():
+    while piece := await _piece(part, _MAX_FIELD_BYTES):
         data += piece
         if len(data) > _MAX_FIELD_BYTES:
             raise ApiError(f"{part.name} is too long", status=413, param=part.name)

@@ -7,7 +7,6 @@ Two forms of the same: that of 2025 (`session.update`), and the older beta with 
 from __future__ import annotations
 
 import binascii
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from uuid import uuid4
 
 from natterjack.audio import Encoding
 
+from ..parsing import parsed
 from .errors import ApiError
 
 MAX_APPEND_BYTES = 15 << 20
@@ -92,8 +92,8 @@ class Config:
 def decode(text: str) -> Client:
     """Decode a message of the client. Raises: ApiError."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = parsed(text)
+    except ValueError:
         raise ApiError("the message is not JSON", code="invalid_json") from None
     if not isinstance(content, dict) or not isinstance(content.get("type"), str):
         raise ApiError("a message is an object with a type", code="invalid_event", param="type")

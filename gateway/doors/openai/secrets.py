@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -12,11 +13,13 @@ from natterjack.errors import UsageError
 
 from ...access import Refused
 from ...gateway import Gateway
+from ..parsing import parsed
 from . import protocol
 from .errors import ApiError
 from .protocol import Client, Config
 from .realtime import DOOR
 
+_BODY_S = 10.0
 _DEFAULT_S = 600
 """API reference, "Create client secret"."""
 
@@ -54,7 +57,10 @@ async def _content(request: web.Request) -> dict[str, Any]:
     if not request.can_read_body:
         return {}
     try:
-        content = await request.json()
+        async with asyncio.timeout(_BODY_S):
+            content = parsed(await request.read())
+    except TimeoutError:
+        raise ApiError(f"the body takes longer than {_BODY_S:.0f} s", status=408) from None
     except ValueError:
         raise ApiError("the body is not JSON") from None
     if not isinstance(content, dict):

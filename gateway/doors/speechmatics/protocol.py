@@ -7,7 +7,6 @@ works unchanged. What would give a wrong transcript is refused, as the vendor do
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Protocol
 
@@ -17,6 +16,7 @@ from natterjack.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from natterjack.errors import first_problem
 from natterjack.events import Event
 
+from ..parsing import parsed
 from ..words import delimiter, right_to_left
 from .errors import Fatal
 
@@ -116,8 +116,8 @@ class Start(_Model):
 def decode(text: str) -> tuple[str, Mapping[str, Any]]:
     """The kind and the content of a client's message. Raises: Fatal."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = parsed(text)
+    except ValueError:
         raise Fatal("invalid_message", "the message is not JSON") from None
     kind = content.get("message") if isinstance(content, dict) else None
     if not isinstance(kind, str):

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from natterjack.errors import NatterjackError
 
+from ..parsing import parsed
+
 ENCODING, SAMPLE_RATE = "audio/x-mulaw", 8000
 BYTES_PER_MS = SAMPLE_RATE // 1000
 _MAX_NAME = 200
@@ -89,8 +91,8 @@ class Numbered(NamedTuple):
 def decode(text: str) -> Numbered:
     """Decode a message of Twilio. Raises BadMessage."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = parsed(text)
+    except ValueError:
         raise BadMessage("not JSON") from None
     if not isinstance(content, dict) or not isinstance(content.get("event"), str):
         raise BadMessage("not an object with the member event")
