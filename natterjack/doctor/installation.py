@@ -122,7 +122,7 @@ class Installation:
             return warning("workers", "none reports", cure)
         sessions = sum(len(page.sessions) for page in live)
         draining = sum(page.draining for page in first)
-        text = f"{len(first)} with {sessions} sessions"
+        text = f"{len(first)} with {sessions} session{'s' if sessions != 1 else ''}"
         text += f", {draining} of them draining" if draining else ""
         return ok("workers", text)
 

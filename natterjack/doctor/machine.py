@@ -157,7 +157,7 @@ async def ports(environment: Mapping[str, str]) -> list[Finding]:
         if owner is None:
             findings.append(ok(name, f"{port} is free"))
         else:
-            cure = f"if that is not ours, stop it, or choose another port with {setting}"
+            cure = f"if it is not part of natterjack, stop it, or choose another port: {setting}"
             findings.append(Finding(name, "ok", f"{port} is used by {owner}", cure))
     return findings
 

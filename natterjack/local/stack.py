@@ -315,7 +315,10 @@ class Stack:
         """Print what is being started, and where it keeps its files."""
         count = "a worker" if self._count == 1 else f"{self._count} workers"
         until = "" if self._directory else " until it ends"
-        say(f"natterjack {self._command}: starting a broker and {count} ...")
+        what = f"a broker and {count}"
+        if self._gateway_variables is not None:
+            what = f"a broker, {count} and a gateway"
+        say(f"natterjack {self._command}: starting {what} ...")
         say(f"logs and data are in {self.directory}{until}")
 
 

@@ -2,6 +2,7 @@
 
 import { colorOf, make, reconcile, set, text } from "./dom.js";
 import { ago, duration, money, short, words } from "./format.js";
+import { withoutDigits } from "./model.js";
 
 const ATTENTION = new Set(["recovering", "queued", "waiting", "gone?", "handed over", "no audio"]);
 const BAD = new Set(["failed", "lost"]);
@@ -50,7 +51,7 @@ export function showConversations(list, conversations, current) {
       const speakers = new Set(one.sessions.map((session) => session.speaker));
       const providers = new Set(one.sessions.map((each) => each.provider).filter(Boolean));
       const parts = [
-        speakers.size === 1 ? [...speakers][0] : `${speakers.size} speakers`,
+        speakers.size === 1 ? withoutDigits([...speakers][0]) : `${speakers.size} speakers`,
         one.open && one.state !== "streaming" ? words(one.state) : !one.open && BAD.has(one.state)
           ? words(one.state) : "",
         [...providers].join(", "),

@@ -323,7 +323,8 @@ class Session {
   }
 }
 
-const withoutDigits = (speaker) => speaker.replace(/(?<=.)-[0-9a-f]{12}$/, "");
+/** A speaker without the digits that tell a client which may come back from others. */
+export const withoutDigits = (speaker) => speaker.replace(/(?<=.)-[0-9a-f]{12}$/, "");
 
 /** The text of a final, cut where the provider hears another person. */
 function byLabel(event) {
