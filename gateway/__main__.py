@@ -1,4 +1,4 @@
-"""The `natterjack-gateway` command: lets clients of other protocols in."""
+"""The `natterjack-gateway` command: serves clients of other protocols."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _END_SECONDS = 15.0
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="natterjack-gateway",
-        description="Lets clients in that speak the protocols of speech services instead of NATS: "
+        description="Serves clients that speak the protocols of speech services instead of NATS: "
         "their audio becomes sessions, and they receive the transcripts. SIGTERM or Ctrl-C drains "
         "the gateway: each client receives its next final, and then connects again elsewhere. A "
         "second Ctrl-C ends it at once.",

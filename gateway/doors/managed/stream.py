@@ -15,7 +15,6 @@ from worker.providers.managed.protocol import (
     CLOSE_CODES,
     SAMPLE_RATE,
     Auth,
-    Config,
     CreditsLow,
     End,
     Error,
@@ -175,4 +174,4 @@ class ManagedStream:
         return "upstream_unavailable", f"the session has ended: {why}"
 
 
-__all__ = ["Auth", "BadMessage", "Config", "End", "Finalize", "ManagedStream"]
+__all__ = ["Auth", "BadMessage", "End", "Finalize", "ManagedStream"]
