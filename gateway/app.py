@@ -98,9 +98,11 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 async def serve(gateway: Gateway) -> HttpPort:
-    """Listen. Raises UsageError if the port is in use, or may not be open to other machines."""
+    """Listen. Raises UsageError if the port is in use, or may not be open to other machines, or if
+    the file with Twilio's auth token cannot be read."""
     settings = gateway.settings
     gateway.access.settings.check_exposure(settings.http_host)
+    settings.twilio_secret()
     logging.getLogger("aiohttp.server").addFilter(_is_ours)
     port = HttpPort(settings.http_host, settings.http_port, "GATEWAY_HTTP_PORT")
     await port.serve(
