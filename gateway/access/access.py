@@ -61,10 +61,11 @@ class Access:
         """Count a connection for a block. Raises Refused if there are too many."""
         return self.admission.connection(grant)
 
-    def waiting(self) -> AbstractContextManager[None]:
-        """Count, for a block, a connection whose client has not said yet who it is. Raises
-        Refused."""
-        return self.admission.waiting()
+    def waiting(self, request: web.Request) -> AbstractContextManager[None]:
+        """Count, for a block, a connection whose client has not said yet who it is, or is refused;
+        it is cut if others need its place. Raises Refused."""
+        transport = request.transport
+        return self.admission.waiting(transport.abort if transport is not None else lambda: None)
 
     def _noted(
         self, refused: Refused, request: web.Request, door: str, secret: str | None

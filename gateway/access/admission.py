@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .grant import Grant
 from .refused import Reason, Refused
@@ -19,9 +19,12 @@ class Admission:
 
     def __init__(self, most: int = 1000) -> None:
         """`most` is the number of connections at once, in all. A quarter of them may be of clients
-        that have not said yet who they are, so that those cannot keep the others out."""
+        that have not said yet who they are, so that those cannot keep the others out. Nor can they
+        keep out each other: the one that waits for the longest has to leave."""
         self._most, self._most_waiting = most, max(1, most // _WAITING_SHARE)
-        self._total = self._waiting = 0
+        self._total = 0
+        self._waiting: dict[object, Callable[[], object]] = {}
+        """How to end each; the longest waiting first."""
         self._by_key: Counter[str] = Counter()
 
     @property
@@ -34,18 +37,23 @@ class Admission:
         return self._by_key[key_id]
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count a connection whose client says later who it is, until it is `connection`'s turn.
+    def waiting(self, end: Callable[[], object]) -> Iterator[None]:
+        """Count a connection whose client says later who it is, until it is `connection`'s turn, or
+        whose client was refused, until it is closed. `end` ends it if others need its place.
 
-        Raises: Refused if the gateway is full.
+        Raises: Refused if the gateway is full of clients that said who they are.
         """
-        if self._total + self._waiting >= self._most or self._waiting >= self._most_waiting:
+        if self._total >= self._most:
             raise Refused(Reason.FULL, "the gateway is full", retry_after=_RETRY_S)
-        self._waiting += 1
+        most = min(self._most_waiting, self._most - self._total)
+        while len(self._waiting) >= most:
+            self._waiting.pop(next(iter(self._waiting)))()
+        place = object()
+        self._waiting[place] = end
         try:
             yield
         finally:
-            self._waiting -= 1
+            self._waiting.pop(place, None)
 
     @contextlib.contextmanager
     def connection(self, grant: Grant) -> Iterator[None]:

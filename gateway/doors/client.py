@@ -24,6 +24,7 @@ from natterjack.decoding import UnknownEvent
 from natterjack.events import Event, FinalEvent, StatusEvent, TurnEvent
 from natterjack.telemetry.log import fields
 
+from ..access import Refused
 from ..audio.errors import DecoderUnavailable, UndecodableAudio
 from ..errors import SessionEnded
 from ..gateway import Gateway
@@ -70,6 +71,19 @@ async def close_socket(socket: web.WebSocketResponse, close: Close) -> None:
         else:
             reason = close.reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
             await socket.close(code=close.code, message=reason.encode())
+
+
+async def turn_away(
+    gateway: Gateway, request: web.Request, socket: web.WebSocketResponse, close: Close
+) -> None:
+    """Close a socket that counts for no key, or no longer: its client may take its time to answer
+    only as long as there is room."""
+    try:
+        with gateway.access.waiting(request):
+            await close_socket(socket, close)
+    except Refused:
+        if request.transport is not None:
+            request.transport.close()
 
 
 class ClientStream(ABC):

@@ -21,7 +21,7 @@ from ...errors import Draining
 from ...gateway import Gateway
 from ...session import Opening
 from ..backend import options_for
-from ..client import ClientStream, Close, close_socket
+from ..client import ClientStream, Close, turn_away
 from .stream import (
     MAX_FRAME_BYTES,
     REFUSALS,
@@ -79,7 +79,7 @@ def add_routes(app: web.Application, gateway: Gateway) -> None:
                 log.exception("client failed")
                 close = await _tell(socket, "internal", "an internal error")
             if close is not None:
-                await close_socket(socket, close)
+                await turn_away(gateway, request, socket, close)
         return socket
 
     app.router.add_get("/ws/transcribe", transcribe)
@@ -97,7 +97,7 @@ async def _serve(
 ) -> Close | None:
     """Serve a client until its connection is to be closed, or is lost. Raises _Failed."""
     try:
-        with gateway.access.waiting():
+        with gateway.access.waiting(request):
             auth = await _first(socket)
         if auth is None:
             return None

@@ -18,7 +18,7 @@ from ...errors import Draining, SessionEnded
 from ...gateway import Gateway
 from ...session import Opening
 from ..backend import options_for, plain_language
-from ..client import HEARTBEAT_S, ClientStream, Close, close_socket, text_of
+from ..client import HEARTBEAT_S, ClientStream, Close, text_of, turn_away
 from ..refusals import label
 from . import protocol
 from .errors import LEAVING, QUOTA, SERVER, ApiError
@@ -75,7 +75,7 @@ async def connect(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     except ApiError as error:
         close = await _say(gateway, socket, error)
     if close is not None:
-        await close_socket(socket, close)
+        await turn_away(gateway, request, socket, close)
     return socket
 
 

@@ -17,7 +17,7 @@ from ...errors import Draining
 from ...gateway import Gateway
 from ...session import ClientSession, Opening
 from ..backend import options_for, plain_language
-from ..client import HEARTBEAT_S, ClientStream, Close, close_socket, text_of
+from ..client import HEARTBEAT_S, ClientStream, Close, text_of, turn_away
 from ..intake import Wire
 from ..refusals import label
 from . import protocol
@@ -129,7 +129,7 @@ async def _connect(
     except Fatal as error:
         close = await _say(socket, endpoint, error, gateway)
     if close is not None:
-        await close_socket(socket, close)
+        await turn_away(gateway, request, socket, close)
     return socket
 
 

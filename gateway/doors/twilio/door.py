@@ -16,7 +16,7 @@ from ...access import Grant, Refused
 from ...errors import Draining
 from ...gateway import Gateway
 from ...session import ClientSession, Opening
-from ..client import Close, close_socket
+from ..client import Close, turn_away
 from .call import Call
 from .protocol import (
     ENCODING,
@@ -66,7 +66,7 @@ def add_routes(app: web.Application, gateway: Gateway) -> None:
         with gateway.connection(_DOOR):
             close = await _answer(gateway, request, socket, grant)
             if close is not None:
-                await close_socket(socket, close)
+                await turn_away(gateway, request, socket, close)
         return socket
 
     app.router.add_get("/twilio", call)
@@ -108,7 +108,7 @@ async def _serve(
     gateway: Gateway, request: web.Request, socket: web.WebSocketResponse, grant: Grant | None
 ) -> Close | None:
     """Raises Refused, BadMessage, UsageError, Draining."""
-    with gateway.access.waiting():
+    with gateway.access.waiting(request):
         started = await _started(socket)
     if started is None:
         return None

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 import pytest
 
 from gateway.access import Admission, Grant, Reason, Refusals, Refused
 
 
+def nothing() -> None:
+    pass
+
+
 def full(admission: Admission, grant: Grant | None) -> Refused:
     with pytest.raises(Refused) as caught, contextlib.ExitStack() as stack:
-        stack.enter_context(admission.connection(grant) if grant else admission.waiting())
+        stack.enter_context(admission.connection(grant) if grant else admission.waiting(nothing))
     assert caught.value.reason is Reason.FULL
     assert caught.value.retry_after
     return caught.value
@@ -41,10 +46,29 @@ def test_the_gateway_has_no_more_connections_than_its_limit() -> None:
 
 def test_clients_that_say_nothing_do_not_keep_the_others_out() -> None:
     admission = Admission(8)
-    with admission.waiting(), admission.waiting():
-        full(admission, None)
+    ended: list[str] = []
+    with contextlib.ExitStack() as stack:
+        for name in ("one", "two", "three"):
+            stack.enter_context(admission.waiting(partial(ended.append, name)))
+        assert ended == ["one"]
         with admission.connection(Grant("one", "t")):
             assert admission.total == 1
+    for _ in range(4):
+        with admission.waiting(nothing):
+            pass
+    assert ended == ["one"]
+
+
+def test_a_full_gateway_lets_nobody_wait() -> None:
+    admission = Admission(8)
+    ended: list[str] = []
+    with admission.waiting(partial(ended.append, "one")), contextlib.ExitStack() as stack:
+        for _ in range(7):
+            stack.enter_context(admission.connection(Grant("one", "t")))
+        with admission.waiting(nothing):
+            assert ended == ["one"]
+            stack.enter_context(admission.connection(Grant("one", "t")))
+            full(admission, None)
 
 
 def test_a_connection_that_fails_is_counted_no_longer() -> None:

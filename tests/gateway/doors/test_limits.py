@@ -139,3 +139,27 @@ async def test_the_embedded_engine_behind_any_door(house: House, client: str) ->
     await talker.finish(len(said.split()) - 5)
     assert word_error_rate(said, " ".join(talker.words)) < MAX_WORD_ERROR_RATE, talker.words
     assert not talker.broken
+
+
+async def test_clients_that_do_not_say_who_they_are_keep_nobody_out(house: House) -> None:
+    """Those that were refused and do not close their connections are among them."""
+    key = house.key(doors=("managed",))
+    await house.start_gateway(GATEWAY_MAX_CONNECTIONS="8")
+    async with within(60), contextlib.AsyncExitStack() as stack:
+        silent = []
+        for path in ("/v2?jwt=wrong", "/ws/transcribe", "/twilio") * 4:
+            reader, writer = await asyncio.open_connection("127.0.0.1", house.gateway.port)
+            stack.callback(writer.close)
+            writer.write(
+                f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+                "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+            )
+            assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+            silent.append(reader)
+        async with websockets.connect(f"{house.gateway.ws}/ws/transcribe") as socket:
+            await socket.send(json.dumps({"type": "auth", "token": key, "config": {}}))
+            assert json.loads(await socket.recv())["type"] == "ready"
+        for reader in silent[:-2]:
+            with contextlib.suppress(ConnectionError):
+                await reader.read()

@@ -341,21 +341,12 @@ async def test_clients_that_say_nothing_do_not_keep_others_out(house: House) -> 
     token = key(house)
     await house.start_gateway(GATEWAY_MAX_CONNECTIONS="8")
     async with within(60), contextlib.AsyncExitStack() as stack:
-        for _ in range(2):
-            await stack.enter_async_context(connect(address(house.gateway.ws)))
-        third = await stack.enter_async_context(connect(address(house.gateway.ws)))
-        assert json.loads(await third.recv())["code"] == "too_many_sessions"
-        await stack.aclose()
+        silent = [
+            await stack.enter_async_context(connect(address(house.gateway.ws))) for _ in range(3)
+        ]
+        await silent[0].wait_closed()  # the longest silent one has made room
         client = Desktop(house.gateway.ws, token)
-
-        async def admitted() -> bool:
-            try:
-                await client.start()
-            except StartFailed:
-                return False
-            return True
-
-        await until(admitted, "a client with a key is let in", 20)
+        await client.start()
         await client.stop()
 
 
