@@ -21,12 +21,21 @@ class ControlRequest(BaseModel):
     reason: Annotated[
         str | None, Field(max_length=200, description="for `stop`: why the session is ended")
     ] = None
+    position: Annotated[
+        float | None,
+        Field(
+            ge=0, allow_inf_nan=False,
+            description="for `finalize`, with `wait_seconds`: seconds on the clock of the session "
+            "that the provider must have received before; else a word may be cut in two",
+        ),
+    ] = None  # fmt: skip
     wait_seconds: Annotated[
         float,
         Field(
             ge=0, le=10,
-            description="for `finalize`: how long the reply may wait until everything up to its "
-            "`position` is final; meanwhile, other requests to the session wait",
+            description="for `finalize`: how long the reply may wait until the audio up to the "
+            "request's `position` is sent, and everything up to its own is final; meanwhile, other "
+            "requests to the session wait",
         ),
     ] = 0  # fmt: skip
 

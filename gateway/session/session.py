@@ -339,7 +339,7 @@ class ClientSession:
     async def _ask_to_finalize(self, target: float) -> ControlReply | None:
         """Ask until the provider has received everything up to `target` seconds. Returns None if it
         cannot finalize."""
-        request = ControlRequest(command="finalize", wait_seconds=_WAIT_S)
+        request = ControlRequest(command="finalize", position=target, wait_seconds=_WAIT_S)
         while not self.over:
             try:
                 reply = await self.control(request, _WAIT_S + _ASK_S)

@@ -31,6 +31,8 @@ from .lease import Lease
 log = logging.getLogger(__name__)
 
 _MAX_WAITING = 100
+_SAME_S = 1e-5
+"""A difference of two positions that comes from rounding."""
 _LOOK_S, _TOLERANCE_S = 0.02, 0.005
 """How often it is looked whether audio is final, and by how much a provider may round its end."""
 _REPLY_PREFIXES = (b"_INBOX", b"_R_.")
@@ -190,19 +192,26 @@ async def carry_out(session: Controllable, payload: bytes) -> ControlReply:
     """Carry out a request, and return the reply. Raises LeaseLost."""
     try:
         request = ControlRequest.model_validate_json(payload)
+        deadline = time.monotonic() + request.wait_seconds
+        if request.command == "finalize" and request.position is not None:
+            await _until_sent(session, request.position, deadline)
         position = await _do(session, request)
         final = None
         if request.command == "finalize" and request.wait_seconds:
-            final = await _until_final(session, position, request.wait_seconds)
+            final = await _until_final(session, position, deadline)
         return _reply(session, position=position, final_position=final)
     except ValidationError as error:
         return _reply(session, error=f"bad request: {first_problem(error)}")
-    except (_Unsupported, NoStream, ProviderError, PluginError) as error:
+    except (_Unsupported, _NotSent, NoStream, ProviderError, PluginError) as error:
         return _reply(session, error=str(error))
 
 
 class _Unsupported(Exception):
     """The provider cannot do what the request asks for."""
+
+
+class _NotSent(Exception):
+    """The provider has not received the audio that is to be finalized."""
 
 
 class NoStream(Exception):
@@ -232,10 +241,19 @@ async def _do(session: Controllable, request: ControlRequest) -> float:
     return position
 
 
-async def _until_final(session: Controllable, position: float, seconds: float) -> float:
-    """Wait until the audio up to `position` is final, but not for longer than `seconds`. Return up
-    to where it is."""
-    deadline = time.monotonic() + seconds
+async def _until_sent(session: Controllable, position: float, deadline: float) -> None:
+    """Wait until the provider has received the audio up to `position`. Raises _NotSent if it has
+    not at the `deadline`."""
+    while session.sent_seconds < position - _SAME_S:
+        if time.monotonic() >= deadline:
+            sent = session.sent_seconds
+            raise _NotSent(f"{sent:.3f} s of {position:.3f} s are sent; ask again")
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _until_final(session: Controllable, position: float, deadline: float) -> float:
+    """Wait until the audio up to `position` is final, but not beyond the `deadline`. Return up to
+    where it is."""
     while (  # noqa: ASYNC110 - the session has no event for it
         session.final_seconds < position - _TOLERANCE_S and time.monotonic() < deadline
     ):

@@ -65,6 +65,27 @@ async def test_finalize_waits_until_everything_is_final() -> None:
     assert (await carry_out(session, b'{"command":"finalize"}')).final_position is None
 
 
+async def test_finalize_waits_for_audio_that_is_not_sent_yet() -> None:
+    """Otherwise the provider would cut a word in two."""
+    session = Session()
+    request = b'{"command":"finalize","position":3.0,"wait_seconds":10}'
+    asking = asyncio.create_task(carry_out(session, request))
+    await asyncio.sleep(0.05)
+    assert session.calls == []
+    session.sent_seconds = session.final_seconds = 3.0
+    reply = await asking
+    assert (reply.ok, reply.position, reply.final_position) == (True, 3.0, 3.0)
+    assert session.calls == [("finalize",)]
+
+
+async def test_finalize_does_nothing_if_the_audio_does_not_come() -> None:
+    session = Session()
+    request = b'{"command":"finalize","position":3.0,"wait_seconds":0.05}'
+    reply = await carry_out(session, request)
+    assert (reply.ok, session.calls) == (False, [])
+    assert reply.error == "2.500 s of 3.000 s are sent; ask again"
+
+
 async def test_finalize_waits_no_longer_than_asked() -> None:
     reply = await carry_out(Session(), b'{"command":"finalize","wait_seconds":0.05}')
     assert (reply.ok, reply.final_position) == (True, 1.0)
