@@ -7,8 +7,11 @@ is asked on its hold subject, which its gateway answers as long as the client is
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -24,7 +27,7 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.fastpath import DirectSubscription
 from natterjack.broker.stored import Stored, StoreUnavailable, StreamStore
 from natterjack.broker.streams import SESSIONS
-from natterjack.hold import Hold
+from natterjack.hold import Hold, parse_hold
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey, hold_subject, parse_key, session_subject
 
@@ -33,6 +36,9 @@ from .session import DELIVERED, ClientSession
 log = logging.getLogger(__name__)
 
 _ASK_S = 0.5
+_LEAVES_S, _LOOK_S = 2.0, 0.05
+"""How long a client that comes back waits for the gateway that has sent it away, which stores the
+last of its audio."""
 _MAX_CANDIDATES = 16
 _CLOCK_S = 5.0
 """By how much the clocks of the broker and of gateways may differ."""
@@ -51,8 +57,11 @@ class Left(NamedTuple):
     """The number of the last durable event that the client has received, or -1."""
 
 
-async def answer_holds(broker: Broker, session: ClientSession) -> DirectSubscription:
-    """Answer that the key of a session is in use, until the subscription's end."""
+async def answer_holds(
+    broker: Broker, session: ClientSession, ending: Callable[[], bool]
+) -> DirectSubscription:
+    """Answer that the key of a session is in use, until the subscription's end. `ending`: whether
+    the gateway sends its clients away, so that this one may come back in a moment."""
     since, agent = datetime.now(UTC), machine_name()
 
     def asked(_subject: bytes, reply: bytes, _headers: bytes | None, _data: bytes) -> None:
@@ -64,7 +73,7 @@ async def answer_holds(broker: Broker, session: ClientSession) -> DirectSubscrip
             pid=os.getpid(),
             since=since,
             version=version("natterjack"),
-            publishing=True,
+            publishing=not ending(),
             request_sequence=session.publisher.request_sequence,
         )
         with suppress(NatsError):
@@ -74,7 +83,7 @@ async def answer_holds(broker: Broker, session: ClientSession) -> DirectSubscrip
 
 
 async def is_used(broker: Broker, key: SessionKey) -> bool:
-    """Whether somebody captures a key, as far as is known."""
+    """Whether somebody captures a key, as far as is known. Waits for a gateway that ends."""
     hold = Hold(
         session_id="gateway-asks",
         agent=machine_name(),
@@ -82,13 +91,20 @@ async def is_used(broker: Broker, key: SessionKey) -> bool:
         since=datetime.now(UTC),
         publishing=False,
     )
-    try:
-        await broker.client.request(hold_subject(key), hold.encode(), timeout=_ASK_S)
-    except NoRespondersError:
-        return False
-    except (NatsError, TimeoutError) as error:
-        log.debug("hold of %s: %r", key, error)
-    return True
+    deadline = time.monotonic() + _LEAVES_S
+    while True:
+        try:
+            subject = hold_subject(key)
+            reply = await broker.client.request(subject, hold.encode(), timeout=_ASK_S)
+            answer = parse_hold(reply.data)
+        except NoRespondersError:
+            return False
+        except (NatsError, TimeoutError) as error:
+            log.debug("hold of %s: %r", key, error)
+            return True
+        if answer is None or answer.publishing or time.monotonic() >= deadline:
+            return True
+        await asyncio.sleep(_LOOK_S)
 
 
 async def find_left(

@@ -171,7 +171,7 @@ class Sessions:
         )
         await reader.start()
         try:
-            hold = await answer_holds(self.broker, session)
+            hold = await answer_holds(self.broker, session, lambda: self.draining)
         except BaseException:
             await reader.stop()
             raise
