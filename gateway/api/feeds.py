@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 LINGER_S = 30.0
 """How long a feed waits for the next viewer: those that lost their connection come back at once."""
+MAX_UNUSED = 50
+"""How many feeds wait so: each reads the broker."""
 
 
 class TooManyViewers(Exception):
@@ -30,6 +32,8 @@ class Feeds:
         self._broker = broker
         self._max_viewers = max_viewers
         self._feeds: dict[tuple[str, str], tuple[Feed, asyncio.Task[None]]] = {}
+        self._unused: dict[Feed, None] = {}
+        """Feeds without viewers, the one that has waited longest first."""
         self._closed = False
         self.viewers = 0
 
@@ -44,6 +48,7 @@ class Feeds:
         if self._closed or self.viewers >= self._max_viewers:
             raise TooManyViewers
         feed = self._feed(tenant, conversation, start)
+        self._unused.pop(feed, None)
         self.viewers += 1
         feed.viewers += 1
         try:
@@ -52,7 +57,10 @@ class Feeds:
             self.viewers -= 1
             feed.viewers -= 1
             if not feed.viewers:
+                self._unused[feed] = None
                 asyncio.get_running_loop().call_later(LINGER_S, self._end_unused, feed)
+                if len(self._unused) > MAX_UNUSED:
+                    self._end_unused(next(iter(self._unused)))
 
     def _feed(self, tenant: str, conversation: str, start: Start) -> Feed:
         key = (tenant, conversation)
@@ -64,6 +72,7 @@ class Feeds:
         self._feeds[key] = feed, task
 
         def ended(_: asyncio.Task[None]) -> None:
+            self._unused.pop(feed, None)
             if self._feeds.get(key) == (feed, task):
                 del self._feeds[key]
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -73,10 +82,12 @@ class Feeds:
         return feed
 
     def _end_unused(self, feed: Feed) -> None:
-        if not feed.viewers:
-            for known, task in self._feeds.values():
-                if known is feed:
-                    task.cancel()
+        if feed.viewers:
+            return
+        self._unused.pop(feed, None)
+        for known, task in self._feeds.values():
+            if known is feed:
+                task.cancel()
 
     def drain(self) -> None:
         """End all viewers: they connect again, to another gateway. Idempotent."""
