@@ -112,7 +112,8 @@ async def _run(gateway: Gateway, broker: Broker, stopping: asyncio.Event, addres
     try:
         gateway.credits = Credits(broker)
         await gateway.credits.start()
-        async with Sessions(broker, gateway.settings, gateway.metrics).running() as sessions:
+        served = Sessions(broker, gateway.settings, gateway.metrics, gateway.credits)
+        async with served.running() as sessions:
             gateway.sessions = sessions
             log.info("gateway ready", extra=logs.fields(http=address))
             async with asyncio.TaskGroup() as tasks:

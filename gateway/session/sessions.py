@@ -22,7 +22,7 @@ from natterjack.process.run import end_tasks
 from natterjack.subjects import AUDIO_PREFIX, SessionKey, audio_subject
 from natterjack.telemetry.log import fields
 
-from ..access import Grant
+from ..access import Credits, Grant
 from ..errors import Draining
 from ..metrics import GatewayMetrics
 from ..settings import GatewaySettings
@@ -56,8 +56,16 @@ class _Served:
 class Sessions:
     """Opens sessions for clients, and publishes them until they are over."""
 
-    def __init__(self, broker: Broker, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        settings: GatewaySettings,
+        metrics: GatewayMetrics,
+        credits: Credits | None = None,
+    ) -> None:
+        """Without `credits`, budgets are left to the workers."""
         self.broker = broker
+        self._credits = credits
         self._settings = settings
         self._metrics = metrics
         self._events = StreamStore(broker, streams.TRANSCRIPTS)
@@ -91,10 +99,12 @@ class Sessions:
 
         `close` or `leave` it when the client is gone. Raises: UsageError for a value that no
         session can have (InvalidKey for its key); Refused for a conversation that the grant does
-        not allow; Draining.
+        not allow, or if a budget of the tenant is used up; Draining.
         """
         if self.draining:
             raise Draining
+        if self._credits is not None:
+            await self._credits.check(grant.tenant)
         opening = with_grant(grant, opening, self._settings.providers)
         left = await self._left(grant, opening)
         if left is not None:

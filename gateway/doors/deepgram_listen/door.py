@@ -62,8 +62,6 @@ def add_routes(app: web.Application, gateway: Gateway) -> None:
             query = parse({name: request.query.getall(name) for name in request.query})
             if not web.WebSocketResponse().can_prepare(request):
                 raise UsageError("this is not a WebSocket request; recordings are not taken here")
-            if gateway.credits is not None:
-                await gateway.credits.check(grant.tenant)
             with gateway.access.connection(grant), gateway.connection(_LABEL):
                 unfulfilled.say(grant, query, _providers(gateway, grant))
                 return await _serve(gateway, request, grant, query)

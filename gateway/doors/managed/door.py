@@ -103,9 +103,8 @@ async def _serve(
             return None
         grant = gateway.access.admit_secret(request, _DOOR, auth.token.get_secret_value())
         with gateway.access.connection(grant):
-            if gateway.sessions is None or gateway.credits is None:
+            if gateway.sessions is None:
                 raise _Failed("upstream_unavailable", gateway.problem or "no NATS", "draining")
-            await gateway.credits.check(grant.tenant)
             providers = grant.provider or gateway.settings.providers
             opening = _opening(grant, auth, providers)
             session = await gateway.sessions.open(grant, opening)

@@ -115,14 +115,13 @@ async def _serve(
     start, sequence = started
     if grant is None:
         grant = gateway.access.admit_secret(request, _DOOR, start.parameters.get("token"))
-    if gateway.sessions is None or gateway.credits is None:
+    if gateway.sessions is None:
         raise Draining
     conversation = grant.conversation_for(start.parameters.get("conversation"), start.call_sid)
     speaker = start.parameters.get("voice")
     voice = SessionKey.checked(grant.tenant, conversation, speaker) if speaker else None
     async with AsyncExitStack() as stack:
         stack.enter_context(gateway.access.connection(grant))
-        await gateway.credits.check(grant.tenant)
         sessions: dict[str, ClientSession] = {}
         for track in start.tracks:
             if track not in _SPEAKERS or track in sessions:

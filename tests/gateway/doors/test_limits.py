@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import io
 import json
 import socket as sockets
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -14,6 +17,10 @@ import soundfile
 import soxr
 import websockets
 
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
+from natterjack.events import ProviderUsage
+from natterjack.fleet.usage import DayUsage
 from natterjack.local.demo import MAX_WORD_ERROR_RATE, bundled_recording, bundled_text
 from natterjack.local.wer import word_error_rate
 from tests.waiting import until, within
@@ -163,3 +170,50 @@ async def test_clients_that_do_not_say_who_they_are_keep_nobody_out(house: House
         for reader in silent[:-2]:
             with contextlib.suppress(ConnectionError):
                 await reader.read()
+
+
+async def spend_everything(broker: Broker, tenant: str) -> None:
+    """Give a tenant a budget of one second, and note that it has used two."""
+    js = broker.client.jetstream()
+    budget = streams.bucket_subject(streams.BUDGETS_BUCKET, f"tenant.{tenant}")
+    await js.publish(budget, b"1")
+    day = datetime.now(UTC).date().isoformat()
+    used = DayUsage(providers={"deepgram": ProviderUsage(sent_seconds=2.0)})
+    await js.publish(
+        streams.bucket_subject(streams.USAGE_BUCKET, f"{day}.{tenant}.worker-1"),
+        used.model_dump_json().encode(),
+    )
+
+
+async def test_every_door_refuses_a_tenant_whose_budget_is_used_up(
+    house: House, broker: Broker
+) -> None:
+    await spend_everything(broker, "acme")
+    key = house.key(doors=("deepgram", "speechmatics", "openai", "managed"))
+    await house.start_gateway()
+    http = house.gateway.http
+    headers = {"Authorization": f"Bearer {key}"}
+    async with within(60), aiohttp.ClientSession(headers=headers) as client:
+        for path in (f"/v1/listen?encoding=linear16&sample_rate={RATE}", FLUX):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await client.ws_connect(f"{http}{path}")
+            assert refused.value.status == 402
+            assert refused.value.headers is not None
+            assert "tenant acme has used" in refused.value.headers["dg-error"]
+        for path in ("/v2", "/v2/agent"):
+            async with client.ws_connect(f"{http}{path}") as socket:
+                await socket.send_str(json.dumps(START))
+                answer = await socket.receive_json()
+                assert answer["message"] == "Error", path
+        async with client.ws_connect(f"{http}/v1/realtime") as socket:
+            assert (await socket.receive_json())["type"] == "session.created"
+            audio = base64.b64encode(bytes(4800)).decode()
+            await socket.send_json({"type": "input_audio_buffer.append", "audio": audio})
+            assert (await socket.receive_json())["type"] == "error"
+        form = aiohttp.FormData({"model": "any"})
+        file = io.BytesIO()
+        soundfile.write(file, [0.0] * RATE, RATE, format="WAV")
+        form.add_field("file", file.getvalue(), filename="a.wav")
+        async with client.post(f"{http}/v1/audio/transcriptions", data=form) as response:
+            assert response.status == 429
+            assert "tenant acme has used" in await response.text()
