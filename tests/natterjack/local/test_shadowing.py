@@ -26,9 +26,9 @@ from .endings import Run
 pytestmark = pytest.mark.process
 
 ROOT = Path(program.__file__).parents[2]
-OURS = ("worker", "edge_capture")
+OURS = ("worker", "edge_capture", "gateway")
 EVERYTHING = (*OURS, "natterjack", "nats", "numpy", "pydantic", "asyncio", "json")
-SCRIPTS = ("natterjack", "natterjack-worker", "natterjack-edge")
+SCRIPTS = ("natterjack", "natterjack-worker", "natterjack-edge", "natterjack-gateway")
 HOSTILE = "raise SystemExit('a module of the user was run: ' + __file__)\n"
 
 
@@ -56,7 +56,7 @@ def test_installed_scripts(script: str, safe_path: str, tmp_path: Path) -> None:
     assert done.stdout
 
 
-@pytest.mark.parametrize("module", ["natterjack", "worker", "edge_capture"])
+@pytest.mark.parametrize("module", ["natterjack", *OURS])
 @pytest.mark.parametrize("how", ["-P", "PYTHONSAFEPATH"])
 def test_modules_without_the_current_folder(module: str, how: str, tmp_path: Path) -> None:
     """`python -m worker` alone runs the user's module: that is what -m is for."""
@@ -72,7 +72,7 @@ def test_modules_without_the_current_folder(module: str, how: str, tmp_path: Pat
 # ---- parts of a stack ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["natterjack-worker", "natterjack-edge"])
+@pytest.mark.parametrize("name", SCRIPTS[1:])
 @pytest.mark.parametrize("path", [".", "", "{folder}", None], ids=str)
 def test_parts(name: str, path: str | None, tmp_path: Path) -> None:
     names = EVERYTHING if path is None else (*OURS, "natterjack")

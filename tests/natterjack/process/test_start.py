@@ -18,6 +18,7 @@ PROGRAMS = {
     "natterjack": "natterjack.cli.start",
     "natterjack-worker": "worker.start",
     "natterjack-edge": "edge_capture.start",
+    "natterjack-gateway": "gateway.start",
 }
 _RUN = "import sys; from {module} import main; sys.exit(main())"
 _INTERRUPT = """
@@ -67,6 +68,7 @@ def test_these_are_all_programs() -> None:
         *(("natterjack", name) for name in ("asyncio", "pydantic", "nats", "natterjack.settings")),
         ("natterjack-worker", "nats"),
         ("natterjack-edge", "nats"),
+        ("natterjack-gateway", "nats"),
     ],
 )
 def test_ctrl_c_during_imports(program: str, moment: str) -> None:
@@ -145,6 +147,7 @@ def test_every_program_has_a_version(program: str) -> None:
     [
         ("natterjack", "nats", "natterjack"),
         ("natterjack-edge", "rich", "natterjack[edge]"),
+        ("natterjack-gateway", "aiohttp", "natterjack[gateway]"),
         ("natterjack-worker", "aiohttp", "natterjack[worker]"),
     ],
 )
