@@ -520,8 +520,9 @@ async def test_a_subscriber_of_one_tenant_receives_no_other(server: SecuredServe
         await one.client.flush()
         for key in (FOREIGN, KEY):
             await worker.client.publish(f"stt.transcript.{key}.interim", b"{}")
-        await until(lambda: received, "its own")
-        assert received == [f"stt.transcript.{KEY}.interim"]
+        await until(lambda: f"stt.transcript.{KEY}.interim" in received, "its own")
+        # Other tests use the server, too; what they leave running may publish.
+        assert all(subject.startswith("stt.transcript.acme.") for subject in received)
 
 
 # ---- work of each role ---------------------------------------------------------------------------
