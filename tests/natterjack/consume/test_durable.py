@@ -511,12 +511,12 @@ async def test_a_broker_that_has_lost_its_last_writes_costs_nothing_but_twins(
     await until(lambda: stored(ready_broker, final(6)), "the broker is back")
     async with natterjack.durable("x", **options) as deliveries:
         # Those again whose progress could not be stored, because the broker was not back yet.
-        seen = await acknowledged(deliveries, 1)
-        while seen[-1] != "session-s:6":
-            seen += await acknowledged(deliveries, 1)
+        given = await acknowledged(deliveries, 1)
+        while given[-1] != "session-s:6":
+            given += await acknowledged(deliveries, 1)
     every = [f"session-s:{n}" for n in range(7)]
-    assert seen == every[-len(seen) :]
-    assert len(seen) <= 5, "what was stored before the failure is given again"
+    assert given == every[-len(given) :]
+    assert len(given) <= 5, "what was stored before the failure is repeated"
 
 
 async def held(deliveries: natterjack.Deliveries) -> Share[Any]:
