@@ -153,7 +153,7 @@ class Activity:
                 await reader.begin()
                 if reader.pending <= _MAX_EVENTS or window == windows[-1]:
                     return reader, since
-            except BaseException:
+            except BaseException:  # including cancellation
                 with contextlib.suppress(NatsError, TimeoutError):
                     await reader.stop()
                 raise

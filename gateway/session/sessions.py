@@ -182,7 +182,7 @@ class Sessions:
         await reader.start()
         try:
             hold = await answer_holds(self.broker, session, lambda: self.draining)
-        except BaseException:
+        except BaseException:  # including cancellation
             await reader.stop()
             raise
         task = self._start(self._publish(session, reader), f"publish {spec.key}")
