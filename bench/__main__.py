@@ -20,9 +20,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from natterjack.cli.table import table
 from natterjack.errors import NatterjackError
 from natterjack.local.embedded import find_binary
+from natterjack.process.table import table
 
 from . import broker, consume, convert, edge, engine, peer_losses, peers, relay, scale, stages
 from .gateway import losses as gateway_losses

@@ -24,10 +24,10 @@ from nats.js import JetStreamContext
 from natterjack.broker.connection import connected
 from natterjack.broker.roles import User
 from natterjack.broker.streams import AUDIO, ensure
-from natterjack.cli.table import table
 from natterjack.cli.users_config import accounts
 from natterjack.errors import NatterjackError, UsageError
 from natterjack.local.embedded import EmbeddedServer
+from natterjack.process.table import table
 from natterjack.settings import BrokerSettings, StreamSettings
 
 from .nodes import running_nodes, written_bytes

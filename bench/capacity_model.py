@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from natterjack.cli.table import table
+from natterjack.process.table import table
 
 STEPS = (1, 100, 1_000, 10_000, 100_000)
 _MANY_CELLS = 100_000

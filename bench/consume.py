@@ -28,12 +28,12 @@ from nats.js.api import AckPolicy, ConsumerConfig
 
 from natterjack.broker.connection import connected
 from natterjack.broker.streams import TRANSCRIPTS, ensure
-from natterjack.cli.table import table
 from natterjack.consume.durable import durable
 from natterjack.consume.listener import listen
 from natterjack.errors import NatterjackError
 from natterjack.events import FinalEvent, Word, parse_event
 from natterjack.local.embedded import EmbeddedServer
+from natterjack.process.table import table
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.subjects import SessionKey, transcript_subject
 from tests.clients.npm import build

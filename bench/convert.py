@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from natterjack.audio import AudioFormat
-from natterjack.cli.table import table
 from natterjack.errors import NatterjackError, UsageError
+from natterjack.process.table import table
 
 from .processes import program, resident_bytes
 

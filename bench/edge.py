@@ -28,8 +28,8 @@ from nats.js.api import StreamState
 from edge_capture.settings import PublishSettings
 from natterjack.broker.connection import connected
 from natterjack.broker.streams import AUDIO, ensure
-from natterjack.cli.table import table
 from natterjack.errors import NatterjackError, UsageError
+from natterjack.process.table import table
 from natterjack.settings import BrokerSettings, StreamSettings
 
 from .processes import broker, cpu_seconds, resident_bytes

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from natterjack.audio import AudioFormat
-from natterjack.cli.table import table
 from natterjack.errors import NatterjackError, UsageError
 from natterjack.local.demo import bundled_recording
 from natterjack.plugin.provider import Final, Interim, ProviderStream, StreamRequest, Turn
+from natterjack.process.table import table
 
 from .processes import program, resident_bytes
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from natterjack.broker.connection import connected
-from natterjack.cli.table import table
 from natterjack.emulators import tones
 from natterjack.events import FinalEvent, StatusEvent
 from natterjack.local.embedded import EmbeddedServer
+from natterjack.process.table import table
 from natterjack.settings import BrokerSettings
 from tests.emulators.process import RemoteEmulator, emulator_process
 from tests.faults.choir import Choir

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from natterjack.cli.table import table
+from natterjack.process.table import table
 from tests.waiting import until
 
 from .peer_losses import Loss, measure_losses, print_losses

@@ -13,8 +13,8 @@ import time
 
 from natterjack.broker.connection import connected
 from natterjack.broker.streams import ensure
-from natterjack.cli.table import table
 from natterjack.emulators import tones
+from natterjack.process.table import table
 from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 from tests.edge_capture.playback.speaker import KEY, Voice, speaking
 from tests.waiting import until

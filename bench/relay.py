@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from natterjack.cli.table import table
+from natterjack.process.table import table
 
 from .processes import (
     Emulator,

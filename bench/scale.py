@@ -27,9 +27,9 @@ from nats.js.errors import APIError
 from natterjack.audio import MSG_ID
 from natterjack.broker.connection import connected
 from natterjack.broker.streams import AUDIO, stream_configs
-from natterjack.cli.table import table
 from natterjack.errors import NatterjackError
 from natterjack.local.embedded import EmbeddedServer
+from natterjack.process.table import table
 from natterjack.settings import BrokerSettings, Storage, StreamSettings
 from natterjack.subjects import AUDIO_PREFIX
 

@@ -13,8 +13,8 @@ from nats.js import JetStreamContext
 
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import CONSUMER, SESSIONS, ensure
-from natterjack.cli.table import table
 from natterjack.errors import NatterjackError
+from natterjack.process.table import table
 from natterjack.settings import BrokerSettings, StreamSettings
 
 from .nodes import running_nodes

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from natterjack.cli.table import table
+from natterjack.process.table import table
 
 from ..processes import commit
 from . import cost, latency, picture

@@ -29,10 +29,10 @@ from natterjack.fleet.budgets import (
     standings,
 )
 from natterjack.fleet.usage import DayUsage
+from natterjack.process.table import table
 from natterjack.settings import BrokerSettings, LogSettings, add_flags
 
 from .arguments import add_command
-from .table import table
 
 _NAME = "natterjack-budget"
 

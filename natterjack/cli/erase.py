@@ -23,6 +23,7 @@ from natterjack.errors import (
     StreamMismatch,
     UsageError,
 )
+from natterjack.process.table import table
 from natterjack.settings import BrokerSettings, add_flags
 from natterjack.subjects import (
     AUDIO_PREFIX,
@@ -40,8 +41,6 @@ from natterjack.subjects import (
     parse_key,
 )
 from natterjack.voice.control import VoiceCommand, VoiceRequest
-
-from .table import table
 
 _NAME = "natterjack-erase"
 _TIMEOUT_S = 60.0

@@ -22,9 +22,9 @@ from natterjack.fleet.keys import (
     read_keys,
     remove_keys,
 )
+from natterjack.process.table import table
 
 from .arguments import add_command, duration, path
-from .table import table
 
 FILE_VARIABLE = "GATEWAY_KEYS_FILE"
 

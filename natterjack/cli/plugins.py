@@ -10,9 +10,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from natterjack.plugin.entry_points import GROUP, VOICES_GROUP, available
+from natterjack.process.table import table
 from natterjack.settings import variable
-
-from .table import table
 
 _KINDS = {GROUP: "transcription", VOICES_GROUP: "voice"}
 

@@ -19,6 +19,7 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.stored import Stored, StreamStore
 from natterjack.errors import BadChunk, BadEvent, InvalidKey, UsageError, first_problem
 from natterjack.events import StatusEvent, parse_event
+from natterjack.process.table import table
 from natterjack.process.terminal import plain
 from natterjack.settings import BrokerSettings, add_flags
 from natterjack.spec import SessionSpec
@@ -32,7 +33,6 @@ from natterjack.subjects import (
 )
 
 from .arguments import parse_time
-from .table import table
 
 _NAME = "natterjack-sessions-retry"
 _TIMEOUT_S = 5.0

@@ -17,11 +17,11 @@ from natterjack.broker.connection import Broker, connected
 from natterjack.errors import BrokerError, BrokerUnreachable, UsageError
 from natterjack.fleet.reader import FleetReader
 from natterjack.fleet.sessions import WAITING, Fleet, KeyFilter, Row
+from natterjack.process.table import table
 from natterjack.process.terminal import plain, rewritable, size, start
 from natterjack.settings import KINDS, BrokerSettings, add_flags, load
 
 from . import retry
-from .table import table
 
 _WATCH_S, _MIN_WATCH_S = 2.0, 0.2
 _HOME, _CLEAR, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[2J", "\x1b[K", "\x1b[J"

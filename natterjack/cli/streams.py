@@ -9,10 +9,10 @@ from natterjack.broker import changes
 from natterjack.broker.buckets import broker_of
 from natterjack.broker.differences import COPIES, STORED, plain
 from natterjack.errors import NatterjackError
+from natterjack.process.table import table
 from natterjack.settings import BrokerSettings, StreamSettings, add_flags, load
 
 from .arguments import add_command
-from .table import table
 
 _NAME = "natterjack-streams"
 

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from natterjack.broker.connection import Broker
-from natterjack.cli.table import table
 from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
+from natterjack.process.table import table
 from natterjack.settings import BrokerSettings
 
 from ..ports import free_port

@@ -7,8 +7,8 @@ import json
 import sys
 
 from natterjack.broker.buckets import broker_of
-from natterjack.cli.table import table
 from natterjack.consume.dead_letters import DeadLetter, dead_letters
+from natterjack.process.table import table
 from natterjack.settings import BrokerSettings, add_flags
 from natterjack.webhook.settings import WebhookSettings
 

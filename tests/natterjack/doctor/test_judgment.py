@@ -8,10 +8,10 @@ import re
 import pytest
 
 from natterjack.broker.roles import User
-from natterjack.cli.local.doctor import lines
 from natterjack.doctor.finding import examined, failed, ok, one_line, skipped, warning
 from natterjack.doctor.installation import judged_clock
 from natterjack.doctor.machine import judged_space
+from natterjack.doctor.report import lines
 from natterjack.doctor.rights import covers, judged, sentence
 from natterjack.doctor.versions import Extra, extras, parse, satisfies
 from natterjack.errors import BrokerError

@@ -18,9 +18,9 @@ import pytest
 import soundfile
 
 from natterjack.broker.connection import Broker
-from natterjack.cli.table import table
 from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.local.embedded import EmbeddedServer
+from natterjack.process.table import table
 from natterjack.subjects import transcript_subject
 from tests.edge_capture.conftest import SoundServer
 from tests.edge_capture.program import only_recording, tone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from natterjack.cli.table import table
+from natterjack.process.table import table
 from natterjack.process.terminal import width
 
 LINES = [
