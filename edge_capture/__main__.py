@@ -3,8 +3,8 @@
 Exit status: 0 everything is published and acknowledged, or playback was stopped; 1 it is not, some
 of it is known to be untranscribed, the end of a session cannot be read, the source or the output
 failed, or with `--wait` the session did not end as closed; 2 an error in the command line, the
-source, the output or (with `--once`) the broker, or another agent uses the key; 130 a second
-Ctrl-C.
+source, the output or (with `--once`) the broker; 3 another agent uses the key, which a later start
+may find free; 130 a second Ctrl-C.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from natterjack.telemetry.log import fields
 from .agent import Agent, RunOptions
 from .delivery.chain import Chain, announce
 from .display import restore_terminal
-from .errors import SourceError
+from .errors import KeyTaken, SourceError
 from .parser import make_parser
 from .playback.run import PlayRun, make_run
 from .session import (
@@ -66,6 +66,8 @@ log = logging.getLogger("edge_capture")
 
 _END_SECONDS = 10.0
 """Time beyond the finish time for closing the source, the connection and the spool."""
+_TAKEN = 3
+"""Exit status if another agent uses the key. The units start the program again, unlike after 2."""
 
 
 async def _open_source(flags: argparse.Namespace, channels: int | None, block_ms: int) -> Source:
@@ -336,6 +338,7 @@ _COMMANDS = {"send": _send, "play": _play, "probe": _probe}
 
 def _run(flags: argparse.Namespace) -> int:
     """Run the command. Returns the exit status."""
+    code = 2
     try:
         _configure_log(flags)
         for unknown in check_variables(flags):
@@ -350,7 +353,9 @@ def _run(flags: argparse.Namespace) -> int:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         print(f"natterjack-edge: {error}", file=sys.stderr)
-    return 2
+        if isinstance(error, KeyTaken):
+            code = _TAKEN
+    return code
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,7 +4,7 @@ EdgeError
 ├── SourceError   the source gives no audio: a wrong file, no microphone; exit status 2
 ├── SpoolError    the spool is unusable: not a directory, or not writable; exit status 2
 ├── OutputError   the output plays nothing: no loudspeaker, a file that exists; exit status 2
-├── KeyTaken      another agent uses the key; exit status 2
+├── KeyTaken      another agent uses the key; exit status 3
 ├── SourceLost    the source failed mid-session: the microphone disappeared; exit status 1
 └── OutputLost    the output failed while it played: the disk is full; exit status 1
 """

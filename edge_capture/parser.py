@@ -33,8 +33,9 @@ exit status:
   1    some chunks are not acknowledged, some audio is known to be untranscribed, the end of a
        session cannot be read, the source failed, a request ended the session, another agent took
        over its key, or with --wait it did not end as closed
-  2    an error in the command line, the settings, the source or the spool, another agent captures
-       the key, or with --once NATS cannot be reached
+  2    an error in the command line, the settings, the source or the spool, or with --once NATS
+       cannot be reached
+  3    another agent captures the key; a later start may find it free
   130  aborted by a second Ctrl-C
 """
 _PLAYING = """\
@@ -49,8 +50,9 @@ examples:
 exit status:
   0    stopped by Ctrl-C or SIGTERM, or nobody reads standard output any more
   1    the output failed, such as a full disk, or another agent took over the key
-  2    an error in the command line, the settings or the output, another agent plays the key, the
-       server refuses, or with --once NATS cannot be reached
+  2    an error in the command line, the settings or the output, the server refuses, or with --once
+       NATS cannot be reached
+  3    another agent plays the key; a later start may find it free
   130  aborted by a second Ctrl-C
 """
 

@@ -90,7 +90,7 @@ async def check_whole(broker: Broker, edge: Edge, speech: Path) -> None:
 
 async def refused(edge: Edge, *others: Edge, speaker: str = "speaker") -> str:
     """Assert that the agent has ended with a line that names one of the others; return the rest."""
-    assert await edge.exit_code() == 2, edge.stderr
+    assert await edge.exit_code() == 3, edge.stderr
     last = edge.stderr.splitlines()[-1]
     found = re.fullmatch(
         rf"natterjack-edge: acme\.room\.{speaker} is being captured by agent (.+) since "
@@ -322,7 +322,7 @@ async def test_of_agents_that_share_keys_exactly_one_captures(
         winner = await one_left(edges)
         await publishes(ready_broker, winner)
         winner.interrupt()
-        assert sorted([await edge.exit_code() for edge in edges]) == [0, 2, 2]
+        assert sorted([await edge.exit_code() for edge in edges]) == [0, 3, 3]
 
 
 async def test_a_key_is_free_once_everything_is_published(
@@ -452,7 +452,7 @@ async def test_agents_on_different_servers_of_a_cluster(
             winner.interrupt()
             codes = [await edge.exit_code() for edge in edges if edge is not winner]
             # Both may have found nobody, before the servers knew of each other's agents.
-            assert set(codes) <= {1, 2}, [edge.stderr for edge in edges]
+            assert set(codes) <= {1, 3}, [edge.stderr for edge in edges]
             assert await winner.exit_code() == 0, winner.stderr
             winners.append(await session_id(winner))
         recordings = await until(lambda: _readable(broker), "the cluster answers")

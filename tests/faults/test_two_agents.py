@@ -64,7 +64,7 @@ async def test_a_refused_agent_does_not_disturb_the_other_one(
     first = start_edge("file", speech, *ROOM)
     await transcribed(ready_broker, first, 8)
     second = start_edge("file", speech, *ROOM)
-    assert await second.exit_code() == 2, second.stderr
+    assert await second.exit_code() == 3, second.stderr
     assert await first.exit_code(60) == 0, first.stderr
     check(await closed(ready_broker, await spec_of(first), 60))
     await queue_empty(ready_broker)

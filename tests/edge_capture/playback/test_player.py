@@ -362,7 +362,7 @@ async def test_a_second_player_is_refused_by_name(
     first, voice = start_edge(*PLAY, "--file", path), Voice(voices)
     await first.says("ready to play")
     second = start_edge(*PLAY, "--file", tmp_path / "second.wav")
-    assert await second.exit_code() == 2
+    assert await second.exit_code() == 3
     assert (
         f"natterjack-edge: acme.room.assistant is being played by agent {machine_name()} since"
         in second.stderr
