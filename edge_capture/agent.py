@@ -68,10 +68,11 @@ class Agent:
         self.broker: Broker | None = None
         self.attempts = Attempts()
         self._source = source
-        self._input: InputReport | None = None
+        self.input: InputReport | None = None
+        """The level and the findings of the source, if there is one."""
         self._capturing = source is not None
         if source is not None:
-            self._input = InputReport(source, split=len(sessions) > 1)
+            self.input = InputReport(source, split=len(sessions) > 1)
             source.can_finish = self._can_finish
         self._spool = spool
         self._broker_settings = broker
@@ -124,8 +125,8 @@ class Agent:
                     await self._run_until(self._capture(self._source), stop, self._ended)
                     for block in self._source.remaining():
                         self._feed(block)
-                    if self._input is not None:
-                        self._input.finish()
+                    if self.input is not None:
+                        self.input.finish()
                 self._source.close()
                 self._capturing = False
             interrupted = stop.is_set()
@@ -259,8 +260,8 @@ class Agent:
 
     def _feed(self, block: Block) -> list[EdgeSession]:
         """Feed all sessions. Returns those that were offered a chunk."""
-        if self._input is not None:
-            self._input.feed(block)
+        if self.input is not None:
+            self.input.feed(block)
         return [session for session in self.sessions if session.feed(block)]
 
     async def _all_stored(self) -> None:

@@ -20,7 +20,7 @@ from natterjack.process.terminal import plain, rewritable, size
 from natterjack.telemetry.log import fields
 
 from .delivery.chain import Chain
-from .level import SILENCE_DBFS
+from .input.measure import SILENCE_DBFS
 from .session import EdgeSession
 from .session_status import WAITING
 from .sources import Source

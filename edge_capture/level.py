@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
+from .input.measure import SILENCE_DBFS, to_dbfs
 from .input.samples import EXPANSIONS, to_float
-
-SILENCE_DBFS = -96.0
-"""The lowest level reported: about one step of a 16-bit sample."""
 
 
 def level_dbfs(payload: bytes, encoding: str) -> float:
@@ -23,5 +19,4 @@ def level_dbfs(payload: bytes, encoding: str) -> float:
         samples = to_float(np.frombuffer(payload, "<i2"))
     else:
         samples = to_float(EXPANSIONS[encoding][np.frombuffer(payload, np.uint8)])
-    power = float(np.dot(samples, samples)) / len(samples)
-    return max(SILENCE_DBFS, 10 * math.log10(power)) if power else SILENCE_DBFS
+    return to_dbfs(float(np.dot(samples, samples)) / len(samples))

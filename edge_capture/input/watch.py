@@ -15,16 +15,18 @@ import numpy as np
 
 from natterjack.audio import AudioFormat
 
-from .guess import Guess, guess, is_noise, roughness
-from .samples import EXPANSIONS, FULL_SCALE, LINEAR16, Coding, Samples, to_float, to_pcm
+from .measure import Level, Second, level_of, measure
+from .samples import FULL_SCALE, LINEAR16, Coding, Samples
 
-DEAD, LOW, CLIPPING, PHASE = "input_dead", "input_low", "input_clipping", "input_phase"
-CHANNEL, ENCODING, INVALID = "input_channel", "input_encoding", "input_invalid"
+DEAD, LOW, CLIPPING, OFFSET = "input_dead", "input_low", "input_clipping", "input_offset"
+PHASE, CHANNEL, ENCODING = "input_phase", "input_channel", "input_encoding"
+INVALID = "input_invalid"
 
 _OVER = {
     DEAD: "audio arrives again",
     LOW: "the input is loud enough again",
     CLIPPING: "samples are no longer clipped",
+    OFFSET: "the audio has no constant offset any more",
     PHASE: "the channels no longer have opposite phase",
     CHANNEL: "more than one channel has audio again",
     ENCODING: "the audio is no longer noise",
@@ -34,19 +36,17 @@ _OVER = {
 
 _WINDOW = 10
 """Seconds that are judged together."""
-_SLICE_FRAMES = 4096
-"""Frames of each second of which more is measured than the extremes."""
-_ROWS = 64
 _QUIET_STEPS = 8
 """Difference between the extremes of a channel, in steps of a 16-bit sample, that no microphone
 stays below: at most 4 up and 4 down."""
 _CLIPPED, _NOT_CLIPPED = 0.002, 0.0002
 """Shares of clipped samples at which a finding begins and ends."""
 _CLIPPED_SECONDS = 3
+_OFFSET, _NO_OFFSET = 0.05, 0.03
+"""Means of a channel, as parts of full scale, at which a finding begins and ends."""
 _OPPOSITE, _NOT_OPPOSITE = -0.9, -0.5
 _PHASE_POWER = 1e-6
 """Mean square (-60 dBFS) below which the phase of a channel says nothing."""
-_MIN_GUESS_FRAMES = 512
 _GUESSES = 5
 _AUDIBLE_STEPS = 300
 _MIN_S = 0.5
@@ -67,12 +67,10 @@ class Finding(NamedTuple):
 class Watch:
     """Watches the audio of one source, in blocks of any size."""
 
-    def __init__(self, audio_format: AudioFormat, *, split: bool) -> None:
-        """Watch audio of this format, of which each channel is a session if it is `split`."""
+    def __init__(self, audio_format: AudioFormat) -> None:
         self._rate = audio_format.sample_rate
         encoding = audio_format.encoding
         self._coding = LINEAR16 if encoding == "linear16" else Coding(encoding, 1)
-        self._split = split
         self._blocks: list[Samples] = []
         self._frames = 0
         """Frames in `_blocks`."""
@@ -80,7 +78,7 @@ class Watch:
         """Invalid samples in `_blocks`."""
         self._end = 0
         """The frame after the last one, lost ones included."""
-        self._seconds: deque[_Second] = deque(maxlen=_WINDOW)
+        self._seconds: deque[Second] = deque(maxlen=_WINDOW)
         self._states = {code: _State() for code in _OVER}
 
     def feed(self, samples: Samples, lost_frames: int = 0, invalid: int = 0) -> list[Finding]:
@@ -99,6 +97,20 @@ class Watch:
                 found += self._judge(whole=len(self._seconds) == _WINDOW)
         return found
 
+    @property
+    def level(self) -> Level | None:
+        """The level over the last 10 s of audio; None before the first second."""
+        return level_of(self._seconds, self._rate) if self._seconds else None
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The findings in force."""
+        return [
+            Finding(code, True, state.since, state.text)
+            for code, state in self._states.items()
+            if state.began
+        ]
+
     def finish(self) -> list[Finding]:
         """Return what can be said about audio that was too short. To be called at its end."""
         if len(self._seconds) == _WINDOW:
@@ -111,7 +123,7 @@ class Watch:
 
     def _measure(self) -> None:
         samples = self._blocks[0] if len(self._blocks) == 1 else np.concatenate(self._blocks)
-        self._seconds.append(_measure(samples, self._coding, self._invalid))
+        self._seconds.append(measure(samples, self._coding, self._invalid))
         self._blocks, self._frames, self._invalid = [], 0, 0
 
     def _judge(self, *, whole: bool) -> list[Finding]:
@@ -121,11 +133,12 @@ class Watch:
         begin = self._end - window[-1].frames
         found = []
         for code, judged in {
-            DEAD: self._dead(window, spread),
-            LOW: self._low(window, spread),
+            DEAD: _dead(window, spread),
+            LOW: _low(window, spread),
             CLIPPING: _clipping(window),
-            PHASE: _NOTHING if self._split else _phase(window),
-            CHANNEL: _NOTHING if self._split else _channel(window, spread),
+            OFFSET: _offset(window),
+            PHASE: _phase(window),
+            CHANNEL: _channel(window, spread),
             ENCODING: _encoding(window),
             INVALID: _invalid(window),
         }.items():
@@ -135,39 +148,9 @@ class Watch:
             start = self._end - sum(second.frames for second in window[judged.first :])
             state = self._states[code]
             if (began := state.step(holds, start, begin)) is not None:
-                found.append(
-                    Finding(code, began, state.since, judged.text if began else _OVER[code])
-                )
+                state.text = judged.text if began else _OVER[code]
+                found.append(Finding(code, began, state.since, state.text))
         return found
-
-    def _dead(self, window: Sequence[_Second], spread: Samples) -> _Judgment:
-        dead = np.flatnonzero(spread == 0)
-        last = window[-1].high - window[-1].low
-        if self._split:
-            holds = len(dead) > 0
-            over = bool((last > 0).all())
-        else:
-            holds = len(dead) == len(spread)
-            over = bool((last > 0).any())
-        channels = f"channel {_names(dead)} has" if self._split else "the input has"
-        if holds:
-            value = window[-1].high[dead[0]]
-            what = "zeros only" if abs(value) <= 8 else f"a constant value ({value:.0f})"
-        else:
-            what = ""
-        text = f"{channels} {what}: it is muted or disconnected, or nobody sends audio"
-        return _Judgment(True if holds else False if over else None, text)
-
-    def _low(self, window: Sequence[_Second], spread: Samples) -> _Judgment:
-        live = spread[spread > 0]
-        holds = len(live) > 0 and bool((live <= _QUIET_STEPS).all())
-        last = window[-1].high - window[-1].low
-        over = bool((last > 2 * _QUIET_STEPS).any())
-        text = (
-            "the input is silent but for the noise of a converter: the microphone is muted, "
-            "disconnected, or its gain is far too low"
-        )
-        return _Judgment(True if holds else False if over else None, text)
 
 
 class _Judgment(NamedTuple):
@@ -189,7 +172,10 @@ class _State:
     def __init__(self) -> None:
         self.since = 0
         """The frame with which it began or ended."""
-        self._began = False
+        self.began = False
+        """Whether it is in force."""
+        self.text = ""
+        """The condition, and its remedy, for people."""
         self._patience = _PATIENCE_S
         self._over_for = 0
         self._over_since = 0
@@ -201,10 +187,10 @@ class _State:
         the finding begins, False if it ends, and None otherwise. It ends when the condition has
         been absent for 2 s, and for twice as long the next time, up to an hour.
         """
-        if not self._began:
+        if not self.began:
             if not holds:
                 return None
-            self._began, self.since, self._over_for = True, start, 0
+            self.began, self.since, self._over_for = True, start, 0
             return True
         if holds is not False:
             self._over_for = 0 if holds else self._over_for
@@ -214,69 +200,33 @@ class _State:
         self._over_for += 1
         if self._over_for < self._patience:
             return None
-        self._began, self.since = False, self._over_since
+        self.began, self.since = False, self._over_since
         self._patience = min(2 * self._patience, _MAX_PATIENCE_S)
         return False
 
 
-class _Second(NamedTuple):
-    """Measurements of a second of audio."""
-
-    frames: int
-    low: Samples
-    high: Samples
-    """Extremes of each channel, in steps of a 16-bit sample."""
-    clipped: float
-    """Share of the frames with a clipped sample, at most."""
-    products: Samples
-    """Mean products of each pair of channels without their mean, in a part of the second."""
-    guess: Guess | None
-    noise: bool
-    invalid: int
+def _dead(window: Sequence[Second], spread: Samples) -> _Judgment:
+    holds = not spread.any()
+    value = window[-1].high[0]
+    what = "zeros only" if abs(value) <= 8 else f"a constant value ({value:.0f})"
+    text = f"the input has {what}: it is muted or disconnected, or nobody sends audio"
+    over = bool((window[-1].high > window[-1].low).any())
+    return _Judgment(True if holds else False if over else None, text)
 
 
-def _measure(samples: Samples, coding: Coding, invalid: int) -> _Second:
-    frames, channels = samples.shape
-    raw = samples[:_SLICE_FRAMES]
-    if coding.kind in EXPANSIONS:
-        samples = EXPANSIONS[coding.kind][samples]
-    low, high = _extremes(samples)
-    scale = FULL_SCALE if samples.dtype == np.float32 else 1.0
-    low, high = low * scale, high * scale
-    clipped = 0
-    rail = (FULL_SCALE - 1) / scale
-    if coding == LINEAR16 and (high.max() >= FULL_SCALE - 1 or low.min() <= -FULL_SCALE):
-        clipped = int(np.count_nonzero(samples >= rail) + np.count_nonzero(samples <= -rail))
-    part = to_float(samples[:_SLICE_FRAMES])
-    part = part - part.mean(axis=0)
-    products = part.T @ part / len(part)
-    loudest = int(products.diagonal().argmax())
-    power = float(products[loudest, loudest])
-    noise, guessed = False, None
-    if power > 0:
-        channel = np.ascontiguousarray(part[:, loudest])
-        rough = roughness(channel)
-        noise = is_noise(channel, power, rough, channels)
-        if noise:
-            data = to_pcm(raw[: max(_MIN_GUESS_FRAMES, _SLICE_FRAMES // channels)]).tobytes()
-            guessed = guess(data, coding, channels, rough)
-    return _Second(frames, low, high, clipped / frames, products, guessed, noise, invalid)
+def _low(window: Sequence[Second], spread: Samples) -> _Judgment:
+    live = spread[spread > 0]
+    holds = len(live) > 0 and bool((live <= _QUIET_STEPS).all())
+    last = window[-1].high - window[-1].low
+    over = bool((last > 2 * _QUIET_STEPS).any())
+    text = (
+        "the input is silent but for the noise of a converter: the microphone is muted, "
+        "disconnected, or its gain is far too low"
+    )
+    return _Judgment(True if holds else False if over else None, text)
 
 
-def _extremes(samples: Samples) -> tuple[Samples, Samples]:
-    """Return the least and the greatest sample of each channel, as float64."""
-    frames, channels = samples.shape
-    if frames >= _ROWS:  # rows of many samples are compared much faster; some are compared twice
-        whole = samples[: frames - frames % _ROWS].reshape(-1, _ROWS * channels)
-        rest = samples[frames - _ROWS :].reshape(-1, _ROWS * channels)
-        low = np.minimum(whole.min(axis=0), rest[0]).reshape(-1, channels)
-        high = np.maximum(whole.max(axis=0), rest[0]).reshape(-1, channels)
-    else:
-        low = high = samples
-    return low.min(axis=0).astype(float), high.max(axis=0).astype(float)
-
-
-def _clipping(window: Sequence[_Second]) -> _Judgment:
+def _clipping(window: Sequence[Second]) -> _Judgment:
     frames = sum(second.frames for second in window)
     share = sum(second.clipped * second.frames for second in window) / frames
     seconds = sum(second.clipped > _NOT_CLIPPED for second in window)
@@ -286,7 +236,25 @@ def _clipping(window: Sequence[_Second]) -> _Judgment:
     return _Judgment(True if holds else False if share < _NOT_CLIPPED else None, text, first)
 
 
-def _phase(window: Sequence[_Second]) -> _Judgment:
+def _offset(window: Sequence[Second]) -> _Judgment:
+    offsets = np.array([second.offset for second in window]) / FULL_SCALE
+    # A channel without any signal is dead, whatever its value.
+    offsets[:, np.all([second.high == second.low for second in window], axis=0)] = 0
+    # The offset of a fault stays, and has the same sign: what all seconds have in common.
+    low, high = offsets.min(axis=0), offsets.max(axis=0)
+    steady = np.where(low > 0, low, np.where(high < 0, high, 0.0))
+    worst = int(np.abs(steady).argmax())
+    value = float(steady[worst])
+    where = f"channel {worst + 1} has" if len(steady) > 1 else "the audio has"
+    text = (
+        f"{where} a constant offset of {value:+.0%} of full scale, which takes away from the range "
+        "and disturbs recognition: try another cable or input, or another audio interface"
+    )
+    over = float(np.abs(offsets[-1]).max()) < _NO_OFFSET
+    return _Judgment(True if abs(value) > _OFFSET else False if over else None, text)
+
+
+def _phase(window: Sequence[Second]) -> _Judgment:
     if len(window[-1].low) < 2:
         return _NOTHING
     pair, least = _most_opposite(np.mean([second.products for second in window], axis=0))
@@ -314,7 +282,7 @@ def _most_opposite(products: Samples) -> tuple[Samples, float | None]:
     return loud[pair], float(coefficients.min())
 
 
-def _channel(window: Sequence[_Second], spread: Samples) -> _Judgment:
+def _channel(window: Sequence[Second], spread: Samples) -> _Judgment:
     if len(spread) < 2:
         return _NOTHING
     live = np.flatnonzero(spread > _QUIET_STEPS)
@@ -327,7 +295,7 @@ def _channel(window: Sequence[_Second], spread: Samples) -> _Judgment:
     return _Judgment(True if len(live) == 1 else False if over else None, text)
 
 
-def _encoding(window: Sequence[_Second]) -> _Judgment:
+def _encoding(window: Sequence[Second]) -> _Judgment:
     guesses = Counter(second.guess for second in window if second.guess is not None)
     if not guesses:
         last = window[-1]
@@ -346,7 +314,7 @@ def _encoding(window: Sequence[_Second]) -> _Judgment:
     return _Judgment(True if enough else None, text, first)
 
 
-def _invalid(window: Sequence[_Second]) -> _Judgment:
+def _invalid(window: Sequence[Second]) -> _Judgment:
     count = window[-1].invalid
     text = f"{count} samples are NaN, infinite or huge; each is replaced by the one before it"
     return _Judgment(count > 0, text, len(window) - 1)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge_capture.level import SILENCE_DBFS, level_dbfs
+from edge_capture.input.measure import SILENCE_DBFS
+from edge_capture.level import level_dbfs
 
 from .program import tone
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_capture.input.measure import SILENCE_DBFS
 from edge_capture.input.samples import Samples
 from edge_capture.input.watch import (
     CHANNEL,
@@ -17,6 +18,7 @@ from edge_capture.input.watch import (
     ENCODING,
     INVALID,
     LOW,
+    OFFSET,
     PHASE,
     Finding,
     Watch,
@@ -38,12 +40,11 @@ def watched(
     sizes: int | list[int] = 1280,
     *,
     rate: int = RATE,
-    split: bool = False,
     encoding: Encoding = "linear16",
     finish: bool = False,
 ) -> list[Finding]:
     """Return the findings about samples of shape (frames, channels)."""
-    watch = Watch(AudioFormat(encoding, rate, samples.shape[1]), split=split)
+    watch = Watch(AudioFormat(encoding, rate, samples.shape[1]))
     found = [finding for block in blocks(samples, sizes) for finding in watch.feed(block)]
     return found + (watch.finish() if finish else [])
 
@@ -161,16 +162,9 @@ def test_each_finding_begins_and_ends_once(
 def test_what_a_source_begins_with_is_found_at_once() -> None:
     found = watched(pcm(*np.concatenate([0 * USUAL, LONG]).T))
     assert summary(found) == [(DEAD, True, 0), (DEAD, False, 15)]
-    watch = Watch(AudioFormat("linear16", RATE, 1), split=False)
+    watch = Watch(AudioFormat("linear16", RATE, 1))
     counts = [len(watch.feed(np.zeros((1600, 1), np.int16))) for _ in range(101)]
     assert counts == [0] * 99 + [1, 0]
-
-
-def test_channels_that_are_sessions_are_watched_one_by_one() -> None:
-    found = watched(pcm(*np.concatenate([USUAL, LONG * [1, 0], USUAL]).T), split=True)
-    assert [(each.code, each.began) for each in found] == [(DEAD, True), (DEAD, False)]
-    assert found[0].text.startswith("channel 2 has zeros only")
-    assert not watched(pcm(*(LONG[:, :1] * [1, -1]).T), split=True)
 
 
 def test_one_of_many_channels() -> None:
@@ -191,7 +185,7 @@ def test_silence_says_nothing_about_the_phase() -> None:
 def test_what_comes_and_goes_is_not_said_each_time() -> None:
     """An hour of pauses of 15 s, after a noise gate, in a telephone call: an end is awaited for
     longer each time, until the audio between two pauses is shorter."""
-    watch = Watch(AudioFormat("linear16", 100, 1), split=False)
+    watch = Watch(AudioFormat("linear16", 100, 1))
     rng = np.random.default_rng(1)
     found: list[Finding] = []
     for _ in range(60 * 2):
@@ -277,7 +271,7 @@ def test_encoded_audio() -> None:
 
 
 def test_samples_that_are_no_numbers() -> None:
-    watch = Watch(AudioFormat("linear16", RATE, 1), split=False)
+    watch = Watch(AudioFormat("linear16", RATE, 1))
     found = []
     for number, block in enumerate(blocks(LONG[:, :1].astype(np.float32), 1600)):
         found += watch.feed(block, invalid=3 if number == 33 else 0)
@@ -286,8 +280,53 @@ def test_samples_that_are_no_numbers() -> None:
 
 
 def test_lost_frames_count() -> None:
-    watch = Watch(AudioFormat("linear16", RATE, 1), split=False)
+    watch = Watch(AudioFormat("linear16", RATE, 1))
     found = []
     for second in range(12):
         found += watch.feed(np.zeros((RATE, 1), np.int16), lost_frames=0 if second else 5 * RATE)
     assert summary(found) == [(DEAD, True, 5)]
+
+
+def test_a_constant_offset_begins_and_ends() -> None:
+    shifted = LONG[:, :1] * 0.5 + 0.1
+    found = watched(pcm(*np.concatenate([LONG[:, :1], shifted, LONG[:, :1]]).T))
+    assert [(code, began) for code, began, _ in summary(found)] == [(OFFSET, True), (OFFSET, False)]
+    assert found[0].text.startswith("the audio has a constant offset of +10% of full scale")
+    second = watched(pcm(LONG[:, 0], LONG[:, 1] * 0.5 - 0.1))
+    assert "channel 2 has a constant offset of -10%" in next(
+        each.text for each in second if each.code == OFFSET
+    )
+
+
+def test_an_offset_must_be_steady_and_beside_a_signal() -> None:
+    swaying = np.repeat(np.array([0.2, -0.2] * 10), RATE) + noise(1, 20, 0.01)
+    assert OFFSET not in {each.code for each in watched(pcm(swaying))}
+    assert {each.code for each in watched(pcm(np.full(20 * RATE, 0.3)))} == {DEAD}
+
+
+def test_the_level_is_that_of_the_last_ten_seconds() -> None:
+    watch = Watch(AudioFormat("linear16", RATE, 2))
+    assert watch.level is None
+    watch.feed(pcm(np.full(5 * RATE, 1.0), np.zeros(5 * RATE)))
+    level = watch.level
+    assert level is not None
+    assert level.seconds == 5
+    assert level.zeros == 0.5
+    assert (level.peak_dbfs, level.rms_dbfs) == pytest.approx((0, 0), abs=0.001)
+    assert (level.clipped, level.offset) == pytest.approx((1, 1), abs=0.001)
+    watch.feed(pcm(tone(440, 10, RATE, 0.5), np.zeros(10 * RATE)))
+    level = watch.level
+    assert level is not None
+    assert level.seconds == 10
+    assert (level.peak_dbfs, level.rms_dbfs) == pytest.approx((-6.02, -9.03), abs=0.02)
+    assert level.offset == pytest.approx(0, abs=0.001)
+    watch.feed(np.zeros((10 * RATE, 2), np.int16))
+    assert watch.level == pytest.approx((SILENCE_DBFS, SILENCE_DBFS, 1, 0, 0, 10))
+
+
+def test_the_findings_in_force_are_those_that_have_begun_and_not_ended() -> None:
+    watch = Watch(AudioFormat("linear16", RATE, 1))
+    began = watch.feed(np.zeros((12 * RATE, 1), np.int16))
+    assert watch.findings == began
+    watch.feed(pcm(LONG[:, 0]))
+    assert not watch.findings
