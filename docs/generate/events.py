@@ -47,6 +47,7 @@ _STREAMS = {
     f"KV_{streams.USAGE_BUCKET}": "tallies: usage by day, tenant and process",
     f"KV_{streams.BUDGETS_BUCKET}": "budgets, and limits of provider accounts",
     f"KV_{streams.DURABLES_BUCKET}": "progress of durable consumers, without keys or words",
+    f"KV_{streams.ENROLLMENTS_BUCKET}": "invitations of edges, without secrets, and enrolled edges",
     f"KV_{streams.PROVIDERS_BUCKET}": "refusals of provider accounts",
 }
 

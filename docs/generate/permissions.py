@@ -12,6 +12,7 @@ _EXAMPLES: dict[Role, User] = {
     "gateway": User("gateway"),
     "subscriber": User("subscriber", "NAME", "TENANT", control=True, durable="DURABLE"),
     "application": User("application", "NAME", "TENANT"),
+    "registrar": User("registrar"),
     "monitor": User("monitor"),
     "operator": User("operator"),
 }
@@ -22,7 +23,7 @@ def page() -> str:
     parts = [
         heading(
             "Permissions",
-            "`natterjack/broker/roles.py`",
+            "`natterjack/broker/login/permissions.py`",
             "The subjects that `natterjack users` allows each role. NATS refuses everything else. "
             "An edge with `--speaker` has that speaker in place of `*`. A subscriber or an "
             "application without `--tenant` may use those of all tenants. A subscriber without "

@@ -8,22 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from natterjack.errors import UsageError
 from natterjack.subjects import (
-    AUDIO_PREFIX,
     CONTROL_PREFIX,
-    DEAD_PREFIX,
-    DIAL_PREFIX,
     DURABLE_PREFIX,
-    HOLD_PREFIX,
-    PLAYED_PREFIX,
-    PLAYER_HOLD_PREFIX,
-    REPUBLISHED_PREFIX,
-    SESSION_PREFIX,
-    SLOT_PREFIX,
-    SPEECH_PREFIX,
     TEXT_PREFIX,
     TRANSCRIPT_KINDS,
     TRANSCRIPT_PREFIX,
@@ -35,8 +25,12 @@ from natterjack.subjects import (
 )
 
 from . import streams
+from .login import permissions
+from .login.permissions import API, Permissions
 
-Role = Literal["edge", "worker", "gateway", "subscriber", "application", "monitor", "operator"]
+Role = Literal[
+    "edge", "worker", "gateway", "subscriber", "application", "registrar", "monitor", "operator"
+]  # fmt: skip
 ROLES: Mapping[Role, str] = {
     "edge": "an edge of one tenant: opens sessions, publishes audio, receives their status, plays "
     "speech",
@@ -46,41 +40,14 @@ ROLES: Mapping[Role, str] = {
     "subscriber": "a service that reads transcripts, of one tenant or of all",
     "application": "a service that speaks, to one tenant or to all: opens voice sessions, "
     "publishes their text, controls them; reads what a subscriber reads",
+    "registrar": "enrolls edges and renews their credentials; reads and writes nothing else",
     "monitor": "reads the state of sessions and streams, but no transcripts",
-    "operator": "creates streams, sets budgets and limits, ends sessions, erases data",
+    "operator": "creates streams, sets budgets and limits, ends sessions, erases data, invites "
+    "edges",
 }
 
 KINDS = tuple(dict.fromkeys((*TRANSCRIPT_KINDS, *VOICE_EVENT_KINDS)))
 """The kinds of event to which a subscriber may be confined."""
-
-_API = "$JS.API"
-
-
-@dataclass(frozen=True)
-class Permissions:
-    """Subjects, with wildcards, that a user may publish and subscribe to."""
-
-    publish: tuple[str, ...]
-    subscribe: tuple[str, ...]
-    denied: tuple[str, ...] = ()
-    """Subjects that the user may not publish to, although `publish` includes them."""
-    responds: bool = False
-    """True if the user may reply to requests that it receives."""
-
-    def config(self) -> dict[str, Any]:
-        """Return the permissions in the form of nats-server's configuration."""
-        # An empty list would allow everything.
-        publish = {"allow": list(self.publish)} if self.publish else {"deny": [">"]}
-        if self.publish and self.denied:
-            publish["deny"] = list(self.denied)
-        config: dict[str, Any] = {
-            "publish": publish,
-            "subscribe": {"allow": list(self.subscribe)},
-        }
-        if self.responds:
-            # A minute, because a control request may wait for a provider. Edges reply at once.
-            config["allow_responses"] = {"max": 1, "expires": "1m"}
-        return config
 
 
 @dataclass(frozen=True)
@@ -163,14 +130,16 @@ class User:
         consumers of all users."""
         own = (f"{self.inbox_prefix}.>",)
         if self.role == "edge":
-            return _edge(f"{self.tenant}.*.{self.speaker or '*'}", own)
+            return permissions.edge(f"{self.tenant}.*.{self.speaker or '*'}", own)
         if self.role == "worker":
-            return _worker(own)
+            return permissions.worker(own)
         if self.role in ("subscriber", "application"):
             return self._service(own, reserved)
         if self.role == "gateway":
-            return _gateway(own, reserved)
-        return _monitor(own) if self.role == "monitor" else _operator(own)
+            return permissions.gateway(own, reserved)
+        if self.role == "registrar":
+            return permissions.registrar(own)
+        return permissions.monitor(own) if self.role == "monitor" else permissions.operator(own)
 
     def _service(self, own: tuple[str, ...], reserved: Iterable[str]) -> Permissions:
         """What a subscriber or an application may do."""
@@ -183,10 +152,10 @@ class User:
         )
         below = ".".join((*filter(None, (self.tenant, self.conversation)), ">"))
         stored = (
-            *(request for stream, subjects in readable for request in _read(stream, subjects)),
+            *(request for each in readable for request in permissions.reads(*each)),
             # Whoever may ask about a stream can list its subjects: the keys of all tenants.
-            *(() if self.tenant else (f"{_API}.STREAM.INFO.{stream}" for stream, _ in readable)),
-            *(_durable(self.durable, key) if self.durable else ()),
+            *(() if self.tenant else (f"{API}.STREAM.INFO.{stream}" for stream, _ in readable)),
+            *(permissions.durable_use(self.durable, key) if self.durable else ()),
         )  # fmt: skip
         others = [] if self.live else sorted(set(reserved) - {self.durable})
         return Permissions(
@@ -200,7 +169,7 @@ class User:
                 *self.reads,
                 *((f"{DURABLE_PREFIX}.{self.durable}",) if self.durable else ()),
             ),
-            denied=tuple(request for name in others for request in _consumer(name)),
+            denied=tuple(request for name in others for request in permissions.requests_of(name)),
         )
 
     def _readable(self) -> list[tuple[str, tuple[str, ...]]]:
@@ -222,179 +191,3 @@ class User:
 
 def _article(role: Role) -> str:
     return f"an {role}" if role[0] in "aeiou" else f"a {role}"
-
-
-def _read(stream: str, subjects: tuple[str, ...]) -> tuple[str, ...]:
-    """Requests that read a stream's messages on `subjects`. The filter is part of the request's
-    subject, which confines them to a tenant."""
-    return (
-        *(f"{_API}.CONSUMER.CREATE.{stream}.*.{subject}" for subject in subjects),
-        f"{_API}.CONSUMER.INFO.{stream}.*",
-        f"{_API}.CONSUMER.MSG.NEXT.{stream}.*",
-        *(f"{_API}.DIRECT.GET.{stream}.{subject}" for subject in subjects),
-    )
-
-
-def _durable(name: str, key: str) -> tuple[str, ...]:
-    """What a durable consumer publishes beside the requests that read: acknowledgements, its
-    progress, signs of life, and dead letters."""
-    progress = streams.bucket_subject(streams.DURABLES_BUCKET, f"{name}.>")
-    dead = f"{DEAD_PREFIX}.{key}.{name}"
-    return (
-        f"$JS.ACK.{streams.TRANSCRIPTS}.{name}.>",
-        progress,
-        f"{_API}.DIRECT.GET.KV_{streams.DURABLES_BUCKET}.{progress}",
-        f"{DURABLE_PREFIX}.{name}",
-        dead,
-        *_read(streams.DEAD_LETTERS, (dead,)),
-    )
-
-
-def _consumer(name: str) -> tuple[str, ...]:
-    """Requests about a durable consumer, whose name can be guessed: they are its user's."""
-    return (
-        f"{_API}.CONSUMER.CREATE.{streams.TRANSCRIPTS}.{name}.>",
-        f"{_API}.CONSUMER.INFO.{streams.TRANSCRIPTS}.{name}",
-        f"{_API}.CONSUMER.MSG.NEXT.{streams.TRANSCRIPTS}.{name}",
-    )
-
-
-def _edge(key: str, own: tuple[str, ...]) -> Permissions:
-    status = f"{TRANSCRIPT_PREFIX}.{key}.status"
-    holds = (f"{HOLD_PREFIX}.{key}", f"{PLAYER_HOLD_PREFIX}.{key}")
-    speech, voice_status = f"{SPEECH_PREFIX}.{key}", f"{VOICE_EVENT_PREFIX}.{key}.status"
-    return Permissions(
-        publish=(
-            f"{SESSION_PREFIX}.{key}",
-            f"{AUDIO_PREFIX}.{key}",
-            *holds,
-            f"{PLAYED_PREFIX}.{key}",
-            # The newest status of a session, and its newest chunk of speech, by their subjects.
-            f"{_API}.DIRECT.GET.{streams.TRANSCRIPTS}.{status}",
-            f"{_API}.DIRECT.GET.{streams.VOICE_EVENTS}.{voice_status}",
-            f"{_API}.DIRECT.GET.{streams.SPEECH}.{speech}",
-        ),
-        subscribe=(*own, status, *holds, speech, voice_status),
-        responds=True,  # to other edges that ask for its keys
-    )
-
-
-def _worker(own: tuple[str, ...]) -> Permissions:
-    written = (
-        streams.CHECKPOINTS_BUCKET, streams.VOICE_CHECKPOINTS_BUCKET, streams.WORKERS_BUCKET,
-        streams.USAGE_BUCKET, streams.PROVIDERS_BUCKET,
-    )  # fmt: skip
-    read = (
-        streams.AUDIO, streams.TEXT, streams.SPEECH,
-        *(f"KV_{bucket}" for bucket in (*written, streams.BUDGETS_BUCKET)),
-        streams.SLOTS,
-    )  # fmt: skip
-    # Answered by the leader; a replica may lag behind.
-    read_from_leader = (
-        *streams.QUEUES.values(), streams.TRANSCRIPTS, streams.VOICE_EVENTS, streams.SPEECH,
-        streams.SLOTS, f"KV_{streams.CHECKPOINTS_BUCKET}", f"KV_{streams.VOICE_CHECKPOINTS_BUCKET}",
-        f"KV_{streams.USAGE_BUCKET}",
-    )  # fmt: skip
-    queues = [f"{queue}.{streams.CONSUMER}" for queue in streams.QUEUES.values()]
-    return Permissions(
-        publish=(
-            f"{TRANSCRIPT_PREFIX}.*.*.*.*",
-            f"{SPEECH_PREFIX}.*.*.*",
-            f"{VOICE_EVENT_PREFIX}.*.*.*.*",
-            f"{SLOT_PREFIX}.>",
-            f"{DIAL_PREFIX}.>",
-            f"{REPUBLISHED_PREFIX}.waiting.>",
-            *(streams.bucket_subject(bucket, ">") for bucket in written),
-            *(f"{_API}.CONSUMER.INFO.{queue}" for queue in queues),
-            *(f"{_API}.CONSUMER.MSG.NEXT.{queue}" for queue in queues),
-            *(f"$JS.ACK.{queue}.>" for queue in queues),
-            f"{_API}.STREAM.INFO.*",
-            *(f"{_API}.STREAM.MSG.GET.{stream}" for stream in read_from_leader),
-            *(f"{_API}.DIRECT.GET.{stream}" for stream in read),
-            *(f"{_API}.DIRECT.GET.{stream}.>" for stream in read),
-        ),
-        subscribe=(
-            *own,
-            f"{AUDIO_PREFIX}.*.*.*",
-            f"{CONTROL_PREFIX}.*.*.*",
-            f"{TEXT_PREFIX}.*.*.*",
-            f"{PLAYED_PREFIX}.*.*.*",
-            f"{VOICE_CONTROL_PREFIX}.*.*.*",
-            f"{TRANSCRIPT_PREFIX}.*.*.*.turn",  # a speaker's turn interrupts a voice
-            f"{REPUBLISHED_PREFIX}.>",
-            streams.bucket_subject(streams.BUDGETS_BUCKET, ">"),
-            streams.bucket_subject(streams.USAGE_BUCKET, ">"),
-            streams.bucket_subject(streams.PROVIDERS_BUCKET, ">"),
-        ),
-        responds=True,
-    )
-
-
-def _gateway(own: tuple[str, ...], reserved: Iterable[str]) -> Permissions:
-    transcripts, voice_events = f"{TRANSCRIPT_PREFIX}.>", f"{VOICE_EVENT_PREFIX}.>"
-    holds = (f"{HOLD_PREFIX}.*.*.*", f"{PLAYER_HOLD_PREFIX}.*.*.*")
-    speech = f"{SPEECH_PREFIX}.*.*.*"
-    queues = tuple(streams.QUEUES.values())
-    buckets = (streams.WORKERS_BUCKET, streams.BUDGETS_BUCKET, streams.USAGE_BUCKET)
-    sent = (
-        SESSION_PREFIX, AUDIO_PREFIX, CONTROL_PREFIX,
-        VOICE_SESSION_PREFIX, TEXT_PREFIX, PLAYED_PREFIX, VOICE_CONTROL_PREFIX,
-    )  # fmt: skip
-    events = (streams.TRANSCRIPTS, streams.VOICE_EVENTS)
-    return Permissions(
-        publish=(
-            *(f"{prefix}.*.*.*" for prefix in sent),
-            *holds,
-            *_read(streams.TRANSCRIPTS, (transcripts,)),
-            *_read(streams.VOICE_EVENTS, (voice_events,)),
-            f"{_API}.DIRECT.GET.{streams.SPEECH}.{speech}",
-            # Batches, whose requests name the subjects in their payload.
-            *(f"{_API}.DIRECT.GET.{stream}" for stream in (*events, streams.AUDIO)),
-            *(f"{_API}.DIRECT.GET.KV_{bucket}" for bucket in buckets),
-            *(f"{_API}.STREAM.INFO.{stream}" for stream in (*events, *queues)),
-            *(f"{_API}.STREAM.MSG.GET.{queue}" for queue in queues),
-        ),
-        subscribe=(*own, transcripts, voice_events, *holds, speech),
-        denied=tuple(request for name in sorted(set(reserved)) for request in _consumer(name)),
-        responds=True,  # to gateways that ask whether a client is still there
-    )
-
-
-def _monitor(own: tuple[str, ...]) -> Permissions:
-    return Permissions(
-        publish=(
-            f"{_API}.INFO",
-            f"{_API}.STREAM.NAMES",
-            f"{_API}.STREAM.LIST",
-            f"{_API}.STREAM.INFO.*",
-            f"{_API}.CONSUMER.INFO.*.*",
-            *(f"{_API}.STREAM.MSG.GET.{queue}" for queue in streams.QUEUES.values()),
-            f"{_API}.DIRECT.GET.KV_{streams.WORKERS_BUCKET}",
-            f"{_API}.DIRECT.GET.KV_{streams.USAGE_BUCKET}",
-            f"{_API}.DIRECT.GET.KV_{streams.BUDGETS_BUCKET}",
-            f"{_API}.DIRECT.GET.{streams.SLOTS}",
-        ),
-        subscribe=own,
-    )
-
-
-def _operator(own: tuple[str, ...]) -> Permissions:
-    return Permissions(
-        publish=(
-            f"{_API}.>",
-            # Acknowledgements of a backup, and the data of a restore.
-            "$JS.SNAPSHOT.>",
-            streams.bucket_subject(streams.BUDGETS_BUCKET, ">"),
-            streams.bucket_subject(streams.USAGE_BUCKET, streams.usage_erased("*")),
-            f"{CONTROL_PREFIX}.>",
-            f"{VOICE_CONTROL_PREFIX}.>",
-            f"{SESSION_PREFIX}.*.*.*",
-            f"{VOICE_SESSION_PREFIX}.*.*.*",
-        ),
-        subscribe=(
-            *own,
-            f"{TRANSCRIPT_PREFIX}.>",
-            f"{VOICE_EVENT_PREFIX}.>",
-            f"{REPUBLISHED_PREFIX}.>",
-        ),
-    )

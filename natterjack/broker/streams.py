@@ -62,6 +62,7 @@ USAGE_BUCKET = "stt_usage"
 BUDGETS_BUCKET = "stt_budgets"
 PROVIDERS_BUCKET = "stt_providers"
 DURABLES_BUCKET = "stt_durables"
+ENROLLMENTS_BUCKET = "stt_enrollments"
 CONSUMER = "workers"
 QUEUES: Mapping[Kind, str] = {"transcribe": SESSIONS, "speak": VOICE_SESSIONS}
 """The work queue of each kind of session. Each has a consumer `workers`."""
@@ -77,8 +78,8 @@ _PROVIDERS_MAX_AGE_S = 3600
 _MAX_PROGRESS_BYTES = 64 * 1024
 _MAX_DEAD_LETTERS = 10_000
 """Of all durable consumers together. When there are more, the oldest are dropped."""
-_CONSUMERS_ONLY = (DEAD_LETTERS, f"KV_{DURABLES_BUCKET}")
-"""What only durable consumers use: workers go on without it."""
+_NOT_NEEDED = (DEAD_LETTERS, f"KV_{DURABLES_BUCKET}", f"KV_{ENROLLMENTS_BUCKET}")
+"""What only durable consumers and registrars use: workers go on without it."""
 
 _LEAST_AUDIO_BYTES = 1024 * 1024
 """The smallest limit that is set without being asked for: half a minute of one session."""
@@ -189,6 +190,8 @@ def _common_configs(replicas: int) -> list[StreamConfig]:
         _bucket(USAGE_BUCKET, replicas, _USAGE_MAX_AGE_S),
         _bucket(BUDGETS_BUCKET, replicas, 0),
         _bucket(PROVIDERS_BUCKET, replicas, _PROVIDERS_MAX_AGE_S),
+        # Only ever read from the leader: what it says decides who is let in.
+        _bucket(ENROLLMENTS_BUCKET, replicas, 0).evolve(allow_rollup_hdrs=False),
     ]
 
 
@@ -300,7 +303,7 @@ async def _ensure_stream(
         info = await js.stream_info(name)
     except NotFoundError:
         if not create:
-            if name in _CONSUMERS_ONLY:
+            if name in _NOT_NEEDED:
                 return
             raise StreamMissing(
                 f"stream {name} is missing and NATTERJACK_CREATE_STREAMS is off: "

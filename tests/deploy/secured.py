@@ -25,6 +25,7 @@ USERS = {
     "operator": ("operator",),
     "worker": ("worker",),
     "monitor": ("monitor",),
+    "registrar": ("registrar",),
     "gateway": ("gateway",),
     "edge_acme_pi-1": ("edge", "--tenant", "acme", "--name", "pi-1"),
     "edge_acme_pi-2": ("edge", "--tenant", "acme", "--name", "pi-2", "--speaker", "agent"),

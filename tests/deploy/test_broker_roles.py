@@ -65,7 +65,7 @@ VOICE = (streams.VOICE_SESSIONS, streams.TEXT, streams.SPEECH, streams.VOICE_EVE
 STORED = (streams.SESSIONS, streams.AUDIO, streams.TRANSCRIPTS, streams.SLOTS,
           streams.DEAD_LETTERS, *VOICE)  # fmt: skip
 BUCKETS = ("stt_sessions", "stt_workers", "stt_usage", "stt_budgets", "stt_providers",
-           "stt_durables", "tts_sessions")  # fmt: skip
+           "stt_durables", "stt_enrollments", "tts_sessions")  # fmt: skip
 ALL_STREAMS = (*STORED, *(f"KV_{bucket}" for bucket in BUCKETS))
 
 PUBLISHED = (
@@ -82,6 +82,7 @@ PUBLISHED = (
     *(f"stt.transcript.{key}.{kind}" for key in (KEY, FOREIGN) for kind in KINDS),
     *(f"tts.event.{key}.{kind}" for key in (KEY, FOREIGN) for kind in VOICE_KINDS),
     "stt.slot.deepgram.1", "stt.dial.deepgram.1", "stt.slots.slot.deepgram.1",
+    "stt.enroll.A1", "stt.renew.A1",
     "stt.slots.waiting.slot.deepgram",
     *(f"$KV.{bucket}.{KEY}" for bucket in BUCKETS),
     "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.META.LEADER.STEPDOWN",
@@ -162,6 +163,7 @@ HEARD = (
         f"stt.{what}.{key}"
         for what in ("session", "audio", "control", "hold") for key in (KEY, FOREIGN)
     ),
+    "stt.enroll.A1", "stt.enroll.*", "stt.renew.*",
     "stt.hold.acme.call.caller", "stt.hold.acme.*.*", "stt.hold.>",
     "stt.durable.index", "stt.durable.billing", "stt.durable.>", "stt.dead.acme.>",
     f"stt.dead.{KEY}.index",
@@ -303,7 +305,8 @@ MAY_PUBLISH: dict[str, set[str]] = {
     "worker": {
         *(s for s in PUBLISHED if s.startswith(("stt.transcript.", "tts.audio.", "tts.event."))),
         "stt.slot.deepgram.1", "stt.dial.deepgram.1", "stt.slots.waiting.slot.deepgram",
-        *(f"$KV.{b}.{KEY}" for b in BUCKETS if b not in ("stt_budgets", "stt_durables")),
+        *(f"$KV.{b}.{KEY}" for b in BUCKETS
+          if b not in ("stt_budgets", "stt_durables", "stt_enrollments")),
         *(f"$JS.API.STREAM.INFO.{stream}" for stream in ALL_STREAMS),
         *(f"$JS.API.STREAM.MSG.GET.{s}" for s in ("STT_SESSIONS", "STT_TRANSCRIPTS", "STT_SLOTS",
                                                   "TTS_SESSIONS", "TTS_AUDIO", "TTS_EVENTS",
@@ -311,7 +314,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
                                                   "KV_stt_usage")),
         *(f"$JS.API.DIRECT.GET.{s}" for s in ALL_STREAMS if s not in (
             "STT_SESSIONS", "STT_TRANSCRIPTS", "TTS_SESSIONS", "TTS_EVENTS", "STT_DEAD_LETTERS",
-            "KV_stt_durables")),
+            "KV_stt_durables", "KV_stt_enrollments")),
         *(f"$JS.API.DIRECT.GET.TTS_{what.upper()}.tts.{what}.{key}"
           for what in ("text", "audio") for key in (KEY, FOREIGN)),
         *(f"$JS.API.DIRECT.GET.STT_AUDIO.stt.audio.{key}" for key in (KEY, FOREIGN)),
@@ -321,10 +324,13 @@ MAY_PUBLISH: dict[str, set[str]] = {
     },
     "operator": {
         *(s for s in PUBLISHED if s.startswith(("$JS.API.", "$JS.SNAPSHOT."))),
-        f"$KV.stt_budgets.{KEY}",
+        f"$KV.stt_budgets.{KEY}", f"$KV.stt_enrollments.{KEY}",
         *(f"{prefix}.{what}.{key}" for prefix in ("stt", "tts")
           for what in ("control", "session") for key in (KEY, FOREIGN)),
     },
+}  # fmt: skip
+MAY_PUBLISH["registrar"] = {
+    f"$KV.stt_enrollments.{KEY}", "$JS.API.STREAM.MSG.GET.KV_stt_enrollments",
 }  # fmt: skip
 MAY_HEAR: dict[str, set[str]] = {
     "edge_acme_pi-1": {
@@ -350,6 +356,7 @@ MAY_HEAR: dict[str, set[str]] = {
         "tts.event.acme.call.*.status",
     },
     "monitor": set(),
+    "registrar": {"stt.enroll.A1", "stt.enroll.*", "stt.renew.*"},
     "gateway": {
         *_ALL_EVENTS, *(s for s in HEARD if s.startswith(("stt.hold.", "tts.hold."))
                         and not s.endswith(">")),

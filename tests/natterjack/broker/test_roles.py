@@ -8,7 +8,8 @@ import pytest
 
 from natterjack.broker import streams
 from natterjack.broker.differences import overlap
-from natterjack.broker.roles import ROLES, Permissions, Role, User
+from natterjack.broker.login.permissions import Permissions
+from natterjack.broker.roles import ROLES, Role, User
 from natterjack.errors import UsageError
 
 EDGE = User("edge", name="desk", tenant="acme")
@@ -18,6 +19,7 @@ EVERYBODY = (
     User("gateway"),
     User("subscriber", name="crm", tenant="acme"),
     User("application", name="bot", tenant="acme"),
+    User("registrar"),
     User("monitor"),
     User("operator"),
 )
@@ -36,6 +38,7 @@ def allows(filters: tuple[str, ...], subject: str) -> bool:
         ("subscriber", {}, "needs --name"),
         ("worker", {"tenant": "acme"}, "a worker has no tenant"),
         ("gateway", {"tenant": "acme"}, "a gateway has no tenant"),
+        ("registrar", {"tenant": "acme"}, "a registrar has no tenant"),
         ("worker", {"speaker": "s"}, "--speaker is for edges"),
         ("application", {"tenant": "acme"}, "an application needs --name"),
         ("monitor", {"control": True}, "--control is for subscribers and applications"),
