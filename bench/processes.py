@@ -159,8 +159,9 @@ def _as_important(pid: int) -> None:
     """Give a process that leads a session of its own the weight of this one's session, if Linux
     shares processors between sessions ("autogroup")."""
     with contextlib.suppress(OSError):
-        nice = Path("/proc/self/autogroup").read_text().split()[-1]
-        Path(f"/proc/{pid}/autogroup").write_text(nice)
+        group = Path("/proc/self/autogroup").read_text().split()  # empty where it is switched off
+        if group:
+            Path(f"/proc/{pid}/autogroup").write_text(group[-1])
 
 
 @contextlib.asynccontextmanager

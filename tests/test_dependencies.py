@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib
 import inspect
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
@@ -19,6 +21,8 @@ from nats.aio.transport import TcpTransport
 from nats.protocol.parser import Parser
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from natterjack.process.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
 FASTPATH = ("natterjack/broker/fastpath.py", "natterjack/broker/parser.py")
@@ -170,6 +174,20 @@ async def test_the_installed_nats_py_has_every_internal_name() -> None:
         if found != expected:
             problems.append(f"{owner}.{name} is {found}, expected {expected}")
     assert not problems, "\n".join(["the installed nats-py differs:", *problems])
+
+
+def test_no_module_of_nats_py_drops_cancellations() -> None:
+    """Those of Python 3.11 that drop them wait with `asyncio.wait_for`."""
+    folder = Path(inspect.getfile(Client)).parent.parent
+    waiting = [
+        "nats." + ".".join(path.relative_to(folder).with_suffix("").parts)
+        for path in folder.rglob("*.py")
+        if ".wait_for(" in path.read_text() and "object_store" not in path.name  # not used
+    ]
+    assert len(waiting) > 2
+    for name in waiting:
+        used = vars(importlib.import_module(name))["asyncio"].wait_for
+        assert used is wait_for or sys.version_info >= (3, 12), name
 
 
 def test_private_names_of_others_are_used_only_where_a_reason_is_given() -> None:

@@ -329,8 +329,7 @@ async def _connect_once(
         client.pause = attempts.pause
     finally:
         last_error.cancel()
-        # asyncio.wait_for, inside nats-py, may swallow a cancellation that arrives together with
-        # a result.
+        # nats-py suppresses cancellation in places.
         while not attempt.done():
             attempt.cancel()
             await asyncio.wait([attempt], timeout=0.1)

@@ -17,15 +17,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import ParseResult
 
+import nats.aio.client
+import nats.aio.subscription
+import nats.aio.transport
+import nats.js.client
+import nats.js.kv
 from nats.aio.client import PING_PROTO, Srv
 from nats.aio.client import Client as NatsClient
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
 
 from natterjack.process.run import end_tasks
+from natterjack.process.waiting import keep_cancellations
 from natterjack.telemetry.log import fields
 
 from .login.attempts import last_error
@@ -35,6 +40,10 @@ from .websocket import SCHEMES, open_websocket
 from .wire import encode_publish, headers_size, message_size
 
 log = logging.getLogger(__name__)
+
+keep_cancellations(
+    nats.aio.client, nats.aio.subscription, nats.aio.transport, nats.js.client, nats.js.kv
+)
 
 _MAX_UNSENT_BYTES = 8 * 1024 * 1024
 _TOO_LARGE = "maximum payload violation"
@@ -87,8 +96,8 @@ class _WebSocketTransport(TcpTransport):
             await self._open(uri, ssl_context, connect_timeout)
 
     async def _open(self, uri: ParseResult, tls: ssl.SSLContext | None, seconds: float) -> None:
-        opening = open_websocket(uri, tls)
-        self._io_reader, self._io_writer = await asyncio.wait_for(opening, seconds)
+        async with asyncio.timeout(seconds):
+            self._io_reader, self._io_writer = await open_websocket(uri, tls)
 
     def __bool__(self) -> bool:
         return True  # or nats-py would make one of its own
@@ -159,8 +168,7 @@ class Client(NatsClient):
         self._stop_if_ending()
 
     def _stop_if_ending(self) -> None:
-        # asyncio.wait_for, which nats-py uses, may drop a cancellation (see `request`). A client
-        # that is closed would then go on to reconnect for good.
+        # nats-py must not miss that it is closed: it would go on to reconnect for good.
         if self.ending:
             raise asyncio.CancelledError
 
@@ -229,17 +237,6 @@ class Client(NatsClient):
             # The message that violated it was no larger than the largest, so this is not too low.
             self._next_known_limit = self._largest_message - 1
         await self._error_cb(NatsError(f"nats: {message}"))
-
-    async def request(self, *arguments: Any, **options: Any) -> Msg:
-        """Like nats-py's, but cancel-safe: asyncio.wait_for, which nats-py uses, drops a
-        cancellation that arrives together with the reply on Python 3.11. A task that sends requests
-        in a loop would then never end."""
-        task = asyncio.current_task()
-        before = task.cancelling() if task is not None else 0
-        answer = await super().request(*arguments, **options)
-        if task is not None and task.cancelling() > before:
-            raise asyncio.CancelledError
-        return answer
 
     async def end_tasks(self) -> None:
         """End all tasks of this client, in whatever state nats-py has left them, and the

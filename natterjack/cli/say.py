@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 from natterjack.broker.connection import connected
 from natterjack.errors import NatterjackError, UsageError, VoiceEnded, VoiceError
@@ -130,6 +131,7 @@ async def run(flags: argparse.Namespace) -> int:
 
 async def _speak(flags: argparse.Namespace, key: SessionKey, text: str) -> int:
     """As `run`, without signals."""
+    said = _Said()
     settings = load(BrokerSettings, flags)
     voices = [name.strip() for name in (flags.voice or "").split(",") if name.strip()]
     async with (
@@ -142,13 +144,15 @@ async def _speak(flags: argparse.Namespace, key: SessionKey, text: str) -> int:
     ):  # fmt: skip
         try:
             async with asyncio.TaskGroup() as tasks:
-                saying = tasks.create_task(_say(speaking, text), name="say")
+                saying = tasks.create_task(_say(speaking, said, text), name="say")
                 notice = tasks.create_task(_notice(flags.wait), name="notice")
-                problems = await _watch(speaking, key, notice)
+                problems, ended = await _watch(speaking, key, notice)
                 saying.cancel()  # the session has ended, so nothing more can be said
         except* NatterjackError as errors:
             raise errors.exceptions[0] from None
-    if not (problems or saying.cancelled() or saying.result()):
+    if not problems and not said.whole:
+        problems = [f"before the end of the text, {ended}"]
+    elif not problems and not said.any:
         problems = ["there was no text on standard input"]
     if problems:
         raise NotSpoken("; ".join(dict.fromkeys(problems)))
@@ -170,27 +174,37 @@ def _tell(text: str) -> None:
         print(f"natterjack say: {text}", file=sys.stderr, flush=True)
 
 
-async def _say(speaking: Speaking, text: str) -> bool:
-    """Say the text, or the lines of standard input, and close the session. Return whether there was
-    any text."""
-    said = bool(text)
+@dataclass
+class _Said:
+    """What has been given to the session."""
+
+    any: bool = False
+    whole: bool = False
+    """Whether it is all of the text."""
+
+
+async def _say(speaking: Speaking, said: _Said, text: str) -> None:
+    """Say the text, or the lines of standard input, and close the session."""
     with contextlib.suppress(VoiceEnded):  # its closing event says why
         if text:
             await speaking.say(text)
+            said.any = True
         else:
             async with contextlib.aclosing(_lines()) as lines:
                 async for line in lines:
                     if line.strip():
-                        said = True
                         await speaking.say(line.strip())
+                        said.any = True
+        said.whole = True
         await speaking.close()
-    return said
 
 
-async def _watch(speaking: Speaking, key: SessionKey, notice: asyncio.Task[None]) -> list[str]:
+async def _watch(
+    speaking: Speaking, key: SessionKey, notice: asyncio.Task[None]
+) -> tuple[list[str], str]:
     """Read events until the session has ended; the first one ends `notice`. Returns why text was
-    not spoken."""
-    problems = []
+    not spoken, and that the session has ended, with the reason."""
+    problems, ended = [], "the session has ended"
     async for event in speaking:
         notice.cancel()
         if isinstance(event, UtteranceEvent) and event.event == "interrupted":
@@ -204,9 +218,10 @@ async def _watch(speaking: Speaking, key: SessionKey, notice: asyncio.Task[None]
             problems.append(event.detail)
         elif isinstance(event, VoiceStatusEvent) and event.closing:
             why = ": ".join(filter(None, (event.reason, event.detail))) or "no reason given"
+            ended = f"the session has {event.state}: {why}"
             if event.state == "failed" or event.text_remaining:
-                problems.append(f"the session has {event.state}: {why}")
-    return problems
+                problems.append(ended)
+    return problems, ended
 
 
 async def _lines() -> AsyncGenerator[str]:

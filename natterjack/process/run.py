@@ -27,8 +27,7 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel `tasks` and return when all of them have ended.
 
-    A task is canceled again each second: `asyncio.wait_for` in Python 3.11, which nats-py uses,
-    drops a cancellation that arrives together with the awaited result.
+    A task is canceled again each second: other projects' code may drop a cancellation.
     """
     pending = {task for task in tasks if not task.done()}
     while pending:

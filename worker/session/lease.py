@@ -224,7 +224,8 @@ class Lease(BaseLease[Checkpoint]):
             if now - self._marked_at > _MARK_SECONDS:
                 self._marked_at = now
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(feed.probe(), _PROBE_SECONDS)
+                    async with asyncio.timeout(_PROBE_SECONDS):
+                        await feed.probe()
         final = progress.final
         mark = checkpoint.mark if feed is None else feed.mark_before(final)
         if final > checkpoint.position:

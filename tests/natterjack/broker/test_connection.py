@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nats.aio.client
 import nkeys
 import pytest
 
@@ -166,7 +167,7 @@ async def test_nothing_goes_on_after_a_close_in_any_moment_of_a_reconnection(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """nats-py does not notice that it is to stop, and goes on to connect."""
-    monkeypatch.setattr(asyncio, "wait_for", drop_cancellation)
+    monkeypatch.setattr(vars(nats.aio.client)["asyncio"], "wait_for", drop_cancellation)
     async with NatsProxy(nats_server.port) as proxy:
         for moment in range(40):
             before = asyncio.all_tasks()

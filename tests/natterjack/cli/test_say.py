@@ -40,6 +40,16 @@ async def next_claim(broker: Broker) -> Hand:
     return await claimed(broker, await request_of(broker))
 
 
+async def end_stored(broker: Broker) -> None:
+    """Wait until the application has ended its session."""
+
+    async def ended() -> bool:
+        pieces = await stored_pieces(broker)
+        return bool(pieces) and pieces[-1].end
+
+    await until(ended, "the end of the input ends the session")
+
+
 async def test_it_ends_when_the_text_was_played(
     nats_server: EmbeddedServer, voice_broker: Broker
 ) -> None:
@@ -80,11 +90,7 @@ async def test_lines_are_spoken_as_they_come(
             (0, False), (1, False),
         ]  # fmt: skip
         command.write(None)
-
-        async def ended() -> bool:
-            return (await stored_pieces(voice_broker))[-1].end
-
-        await until(ended, "the end of the input ends the session")
+        await end_stored(voice_broker)
         await hand.status("closed", reason="finished")
         assert await command.status() == 0
 
@@ -96,10 +102,25 @@ async def test_input_without_text_is_a_failure(
         command.write(b"\n \n")
         command.write(None)
         hand = await next_claim(voice_broker)
+        await end_stored(voice_broker)
         await hand.utterance(0, "finished", text_spoken="")
         await hand.status("closed", reason="end of text")
         assert await command.status() == 1
     assert command.errors == "natterjack say: there was no text on standard input\n"
+
+
+async def test_a_session_that_ends_before_the_input_is_a_failure(
+    nats_server: EmbeddedServer, voice_broker: Broker
+) -> None:
+    async with ReadingCommand("say", NATS_URL=nats_server.url) as command:
+        hand = await next_claim(voice_broker)
+        command.write(b"One.\n")
+        await text_stored(voice_broker, "One.")
+        await hand.status("closed", reason="superseded")
+        assert await command.status() == 1
+    assert command.errors == (
+        "natterjack say: before the end of the text, the session has closed: superseded\n"
+    )
 
 
 async def test_what_was_not_played_is_said_with_its_reason(
