@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from natterjack.broker.connection import Broker
 from natterjack.process.run import end_tasks
@@ -12,6 +12,7 @@ from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
 
 from .chain import Chain
+from .link import Link
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,22 @@ class Leftovers:
         for chain in self._chains:
             groups.setdefault(chain.spec.key, []).append(chain)
         return groups
+
+    async def run(self, link: Link, others: Collection[SessionKey]) -> None:
+        """Send all but those of `others`, on one connection after another, until cancelled."""
+        while True:
+            connected = await link.opened()
+            async with asyncio.TaskGroup() as tasks:
+                sending = [
+                    tasks.create_task(
+                        self.publish_when_free(chains, connected.broker),
+                        name=f"publish leftovers {key}",
+                    )
+                    for key, chains in self.by_key().items()
+                    if key not in others
+                ]
+                await connected.closed.wait()
+                await end_tasks(sending)
 
     async def publish_when_free(self, chains: Iterable[Chain], broker: Broker) -> None:
         """Run `publish` as soon as fewer than 16 groups are being sent."""

@@ -1,0 +1,1 @@
+"""The configuration file of an agent with several sources: its keys, names, and times. Pure."""

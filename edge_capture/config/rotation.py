@@ -1,0 +1,131 @@
+"""When the sessions of a source end and the next begin: by the clock, by schedule, by silence.
+
+Pure. A time zone of None is that of the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from typing import NamedTuple
+
+_DAY_MINUTES = 24 * 60
+_SET_BACK_NS = 60 * 1_000_000_000
+"""From here on, a step back of the wall clock means that it was set."""
+
+
+class Schedule(NamedTuple):
+    """Times on the clock at which sessions are rotated."""
+
+    every_minutes: int | None = None
+    """At multiples of so many minutes after midnight, by the clock on the wall."""
+    at: tuple[time, ...] = ()
+    """At these times of day."""
+    zone: tzinfo | None = None
+
+    def next(self, after: datetime) -> datetime | None:
+        """Return the first of its times after `after`, in UTC; None if it has none.
+
+        When clocks are set back, an interval is kept in the hour that comes twice, and a time of
+        day counts when it first comes. When they are set forward, a time of day that does not come
+        counts as much later as the clocks are set.
+        """
+        today = after.astimezone(self.zone).date()
+        for days in range(-1, 3):
+            found = [each for each in self._on(today + timedelta(days)) if each > after]
+            if found:
+                return min(found)
+        return None
+
+    def _on(self, day: date) -> Iterable[datetime]:
+        """Its times of one day, and those that are beyond it because clocks are set."""
+        for at in self.at:
+            yield self._instant(datetime.combine(day, at), 0)
+        if self.every_minutes is not None:
+            midnight = datetime.combine(day, time())
+            for minutes in range(0, _DAY_MINUTES, self.every_minutes):
+                for fold in (0, 1):
+                    yield self._instant(midnight + timedelta(minutes=minutes), fold)
+
+    def _instant(self, local: datetime, fold: int) -> datetime:
+        """Return when a time comes: with a fold of 1, for the second time."""
+        if self._set_forward(local):
+            fold = 0
+        return self._in_zone(local, fold).astimezone(UTC)
+
+    def _in_zone(self, local: datetime, fold: int) -> datetime:
+        local = local.replace(fold=fold)
+        return local if self.zone is None else local.replace(tzinfo=self.zone)
+
+    def _set_forward(self, local: datetime) -> bool:
+        """Whether a time does not come, because clocks are set forward over it."""
+        there = self._in_zone(local, 0).astimezone(UTC).astimezone(self.zone)
+        return there.replace(tzinfo=None, fold=0) != local
+
+
+class Silence:
+    """Whether nothing has been audible for so long that the session is to be rotated."""
+
+    def __init__(self, seconds: float, dbfs: float) -> None:
+        """Audio whose level is at most `dbfs` is silent."""
+        self._seconds = seconds
+        self._dbfs = dbfs
+        self._silent_s = 0.0
+        self._audible = False
+        """Whether anything was audible since the last rotation."""
+
+    def feed(self, seconds: float, level_dbfs: float) -> bool:
+        """Take the level of the next so many seconds. Returns whether the session is to be rotated
+        now: once, until something is audible again."""
+        if level_dbfs > self._dbfs:
+            self._silent_s, self._audible = 0.0, True
+            return False
+        self._silent_s += seconds
+        return self._audible and self._silent_s >= self._seconds
+
+    def rotated(self) -> None:
+        """The session was rotated, for whatever reason."""
+        self._audible = False
+
+
+class Rotation:
+    """When one source is rotated."""
+
+    def __init__(
+        self, schedule: Schedule, silence: Silence | None = None, *, began_ns: int
+    ) -> None:
+        """`began_ns` is the wall clock at which the first session began, in nanoseconds."""
+        self._schedule = schedule
+        self._silence = silence
+        self._due_ns = self._next(began_ns)
+        self._newest_ns = began_ns
+        self._asked = False
+
+    @property
+    def needs_level(self) -> bool:
+        """Whether `feed` needs the level."""
+        return self._silence is not None
+
+    def ask(self) -> None:
+        """Rotate before the next block."""
+        self._asked = True
+
+    def feed(self, time_ns: int, seconds: float = 0, level_dbfs: float = 0) -> bool:
+        """Take the wall clock, the length and the level of the next block. Returns whether a
+        session is to begin with it."""
+        if time_ns < self._newest_ns - _SET_BACK_NS:
+            self._due_ns = self._next(time_ns)
+        self._newest_ns = time_ns
+        due = self._asked or (self._due_ns is not None and time_ns >= self._due_ns)
+        if self._silence is not None:
+            due |= self._silence.feed(seconds, level_dbfs)
+        if due:
+            self._asked = False
+            self._due_ns = self._next(time_ns)
+            if self._silence is not None:
+                self._silence.rotated()
+        return due
+
+    def _next(self, time_ns: int) -> int | None:
+        due = self._schedule.next(datetime.fromtimestamp(time_ns / 1e9, UTC))
+        return None if due is None else round(due.timestamp()) * 1_000_000_000
