@@ -28,6 +28,11 @@ _BESIDE = {
         "An event that the durable consumer `<name>` has rejected: JSON with `event`, `reason`, "
         "`attempt`, `rejected_at`, and its `position` in the stream of transcripts.",
     ),
+    "ENROLL_PREFIX": (
+        "<public key>",
+        "requests of machines that have an invitation, and nothing else, for credentials",
+    ),
+    "RENEW_PREFIX": ("<public key>", "requests of enrolled edges for credentials that last longer"),
 }
 """Subjects that workers, or durable consumers, use among themselves, by their constant in
 natterjack.subjects."""

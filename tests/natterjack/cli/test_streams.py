@@ -41,7 +41,7 @@ async def test_it_creates_all_that_a_worker_needs_once(
     nats_server: NatsServer, broker: Broker
 ) -> None:
     dry = await apply(nats_server, "--dry-run")
-    assert dry.count("make ") == 18
+    assert dry.count("make ") == 19
     assert "nothing was changed" in dry
     js = broker.client.jetstream()
     with pytest.raises(NotFoundError):
@@ -204,7 +204,7 @@ async def test_a_stream_is_not_deleted_if_the_new_one_would_be_refused(
             )
             assert "so it was not changed: insufficient memory resources" in output
             assert (await js.stream_info(streams.AUDIO)).state.messages == 1
-            assert len(await js.streams_info()) == 16  # the stream made to try it is gone
+            assert len(await js.streams_info()) == 17  # the stream made to try it is gone
     finally:
         server.stop()
 
