@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Without compiled modules, every process of the tests spends ten seconds on compiling them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo up check test test-ranges soak bench docs lint lint-docs lint-deploy lint-clients types quick unit format \
+.PHONY: demo up check test test-ranges soak bench docs lint lint-docs lint-deploy lint-clients types quick unit format deb \
   clean help system-packages
 
 help: ## show this list
@@ -88,6 +88,9 @@ soak: $(VENV)/.dev ## many random examples, then two hours of random faults, wit
 
 bench: $(VENV)/.dev ## measure all of it, beside a bare relay and beside other programs
 	@$(BIN)/python -m bench $(ARGS)
+
+deb: $(BIN)/python ## build Debian's package of the edge into build/, for this release and architecture
+	@PIP="$(BIN)/python -m pip" sh deploy/deb/build.sh build
 
 format: $(VENV)/.dev ## rewrite the sources in the project's style
 	$(BIN)/ruff format .

@@ -29,4 +29,4 @@ fi
 git ls-files '*.yml' '*.yaml' |
 	grep -v -e '^helm/natterjack/templates/' -e '^\(tests/emulators\|natterjack/emulators/speechmatics\)/specs/' |
 	xargs yamllint --strict -c tests/deploy/yamllint.yaml
-git ls-files '*.sh' .ci/run | xargs shellcheck
+git ls-files '*.sh' .ci/run deploy/deb/postinst deploy/deb/prerm deploy/deb/postrm | xargs shellcheck
