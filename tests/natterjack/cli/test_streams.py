@@ -46,7 +46,7 @@ async def test_it_creates_all_that_a_worker_needs_once(
     js = broker.client.jetstream()
     with pytest.raises(NotFoundError):
         await js.stream_info(streams.SESSIONS)
-    assert "18 changes made" in await apply(nats_server)
+    assert "19 changes made" in await apply(nats_server)
     assert "everything is as the settings say" in await apply(nats_server)
     await streams.ensure(broker, StreamSettings(create_streams=False))
 
