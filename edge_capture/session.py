@@ -6,6 +6,7 @@ import secrets
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -26,6 +27,7 @@ from natterjack.subjects import SessionKey
 from .chunks import Chunk, Chunker, resume_frame
 from .delivery.backlog import AHEAD_CHUNKS, Backlog
 from .delivery.chain import Chain
+from .delivery.flac import flac_encoder
 from .delivery.publisher import Publisher
 from .delivery.token_bucket import TokenBucket
 from .level import level_dbfs
@@ -47,6 +49,8 @@ class EdgeSession:
         self.spec = self.publisher.spec
         """The request of the first session: its key, its format, and the ID that chunks have."""
         self._chunker = chunker
+        flac = self.spec.encoding == "flac"
+        self._encode = flac_encoder(self.spec.sample_rate, self.spec.channels) if flac else None
         self.resumed = False
         """Whether an earlier run started the session and more audio follows."""
         self.continued = False
@@ -83,7 +87,7 @@ class EdgeSession:
 
     def level_dbfs(self) -> float:
         """Return the level of the last chunk."""
-        return level_dbfs(self._last_payload, self.spec.encoding)
+        return level_dbfs(self._last_payload, self.spec.audio_format.encoding)
 
     def feed(self, block: Block) -> bool:
         """Offer the chunks that `block` completes. Returns whether there are any."""
@@ -101,14 +105,19 @@ class EdgeSession:
             self._lost[cause] += lost_frames
         chunks += self._chunker.feed(block.samples, block.time_ns)
         for chunk in chunks:
-            self.publisher.offer(chunk)
+            self._offer(chunk)
             self._last_payload = chunk.payload
         return bool(chunks)
+
+    def _offer(self, chunk: Chunk) -> None:
+        if self._encode is not None:
+            chunk = chunk._replace(payload=self._encode(chunk.payload))
+        self.publisher.offer(chunk)
 
     def finish(self) -> None:
         """Offer the last chunk. To be called once."""
         if not self.publisher.backlog.ended:
-            self.publisher.offer(self._chunker.finish())
+            self._offer(self._chunker.finish())
 
     def resume_file(self, pos: int, source_frame: int) -> None:
         """Continue at position `pos` with blocks that start at `source_frame` of the file.
@@ -157,6 +166,11 @@ def published_format(source: AudioFormat, settings: PublishSettings, split: bool
             f"EDGE_CHUNK_MS: chunks of {settings.chunk_ms} ms have {chunk_bytes} bytes, more than "
             f"the maximum of {MAX_CHUNK_BYTES}; lower it, or EDGE_SAMPLE_RATE"
         )
+    if settings.encoding == "flac" and published.encoding != "linear16":
+        raise UsageError(
+            f"EDGE_ENCODING: {published.encoding} is published as it is; use linear16, or convert "
+            "the input first"
+        )
     return published
 
 
@@ -200,7 +214,10 @@ def make_sessions(
             f"--split-channels names {len(keys)} speakers, the audio has {source.channels} channels"
         )
     published = published_format(source, publish, split)
-    specs = [_spec(key, published, edge, request, live=not can_wait) for key in keys]
+    wire = {**published._asdict(), "encoding": publish.encoding}
+    if published.encoding != "linear16":
+        wire["encoding"] = published.encoding
+    specs = [_spec(key, wire, edge, request, live=not can_wait) for key in keys]
     ahead_chunks = AHEAD_CHUNKS if can_wait else None
     backlogs = [
         Backlog(spec, max_seconds=edge.buffer_seconds, ahead_chunks=ahead_chunks)
@@ -293,7 +310,7 @@ def make_publisher(backlog: Backlog, settings: DeliverySettings) -> Publisher:
 
 def _spec(
     key: SessionKey,
-    published: AudioFormat,
+    published: dict[str, Any],
     edge: EdgeSettings,
     request: RequestSettings,
     *,
@@ -303,7 +320,7 @@ def _spec(
     try:
         spec = SessionSpec(
             **key._asdict(),
-            **published._asdict(),
+            **published,
             language=edge.language,
             provider=providers[0] if len(providers) == 1 else (providers or None),
             model=edge.model,

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -149,6 +149,11 @@ class PublishSettings(BaseSettings):
         ge=0,
     )
     chunk_ms: int = described(80, "length of a chunk in milliseconds", ge=10, le=1000)
+    encoding: Literal["linear16", "flac"] = described(
+        "linear16",
+        "encoding: linear16, or flac, which is lossless and takes half of the bandwidth; needs "
+        "workers of this release; mulaw and alaw are published as they are",
+    )
 
 
 class RequestSettings(BaseSettings):

@@ -1,4 +1,8 @@
-"""Audio formats, and the headers of audio chunks. The payload of a chunk is raw PCM."""
+"""Audio formats, and the headers of audio chunks.
+
+The payload of a chunk is raw PCM. With the wire encoding `flac` it is a complete FLAC stream
+(RFC 9639), which can be decoded without any other chunk.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from typing import Literal, NamedTuple
 from .errors import BadChunk
 
 Encoding = Literal["linear16", "mulaw", "alaw"]
+WireEncoding = Literal[Encoding, "flac"]
+"""Encodings of payloads. Decoded `flac` is `linear16`."""
 BYTES_PER_SAMPLE: dict[Encoding, int] = {"linear16": 2, "mulaw": 1, "alaw": 1}
 _SILENCE: dict[Encoding, bytes] = {"linear16": b"\0\0", "mulaw": b"\xff", "alaw": b"\xd5"}
 """One silent sample."""
@@ -17,7 +23,9 @@ MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 4000, 384_000
 """Sample rates of published audio, in hertz. A source may have a higher one, but no lower one."""
 
 MAX_CHUNK_BYTES = 512 * 1024
-"""The largest payload of a chunk: half of the broker's default message limit."""
+"""The largest payload of a chunk, as sent and as decoded: half of the broker's default message
+limit."""
+MAX_FLAC_CHANNELS = 8
 
 SESSION_ID = "Session-Id"
 AUDIO_SEQ = "Audio-Seq"
@@ -83,6 +91,38 @@ class ChunkHeader(NamedTuple):
     note: str = ""
     """Conditions of the audio: up to three codes, separated by commas. `code` begins at this chunk,
     `code:end` ended before it. One of GAP_CAUSES is the cause of a gap before the chunk."""
+
+
+_STREAMINFO = b"\0\0\0\x22"
+"""The head of the block STREAMINFO, which is the first one of a FLAC stream; without the bit that
+says whether it is the last one. See RFC 9639, sections 8.1 and 8.2."""
+FLAC_HEAD_BYTES = 42
+"""The size of the marker `fLaC` and of STREAMINFO with its head."""
+
+
+def flac_frames(payload: bytes, audio_format: AudioFormat) -> int:
+    """The number of frames that a FLAC chunk says it has; it is not decoded. An empty payload has
+    none. `audio_format` is the format of the decoded audio.
+
+    Raises: BadChunk with cause `flac` if it is not a FLAC stream of 16 bits in this format and of a
+    known length, or `size` if it is larger than MAX_CHUNK_BYTES, now or when decoded.
+    """
+    if not payload:
+        return 0
+    head = bytes((payload[4] & 0x7F,)) + payload[5:8] if len(payload) >= FLAC_HEAD_BYTES else b""
+    if head != _STREAMINFO or not payload.startswith(b"fLaC"):
+        raise BadChunk("flac", "not a FLAC stream that begins with STREAMINFO")
+    # 20 bits for the rate, 3 for the channels - 1, 5 for the bits per sample - 1, 36 for the length
+    packed = int.from_bytes(payload[18:26], "big")
+    rate, channels, bits = packed >> 44, (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
+    if (rate, channels, bits) != (audio_format.sample_rate, audio_format.channels, 16):
+        raise BadChunk("flac", f"{rate} Hz, {channels} channels, {bits} bits")
+    frames = packed & 0xF_FFFF_FFFF
+    if not frames:
+        raise BadChunk("flac", "its STREAMINFO does not say how long it is")
+    if max(len(payload), frames * audio_format.frame_bytes) > MAX_CHUNK_BYTES:
+        raise BadChunk("size", f"{len(payload)} bytes, {frames} frames when decoded")
+    return frames
 
 
 def gap_note(cause: str) -> str:
@@ -155,7 +195,7 @@ def _checked_note(text: str) -> str:
 def decode_chunk_headers(
     headers: Mapping[str, str] | None, size_bytes: int, audio_format: AudioFormat
 ) -> ChunkHeader:
-    """Decode and check the headers of a chunk whose payload has `size_bytes` bytes.
+    """Decode and check the headers of a chunk whose decoded payload has `size_bytes` bytes.
 
     Raises: BadChunk with cause `headers` (a header is missing or not a valid number) or `size` (not
     a whole number of frames, empty although not the last chunk, or above MAX_CHUNK_BYTES).

@@ -10,7 +10,14 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import from_json
 
-from .audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, AudioFormat, Encoding
+from .audio import (
+    MAX_FLAC_CHANNELS,
+    MAX_SAMPLE_RATE,
+    MIN_SAMPLE_RATE,
+    AudioFormat,
+    WireEncoding,
+    flac_frames,
+)
 from .subjects import TOKEN_PATTERN, SessionKey
 
 Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
@@ -40,7 +47,13 @@ class SessionSpec(BaseModel):
     tenant: Annotated[Token, Field(description="first token of the session key")]
     conversation: Annotated[Token, Field(description="second token of the session key")]
     speaker: Annotated[Token, Field(description="third token of the session key")]
-    encoding: Annotated[Encoding, Field(description="of every chunk")] = "linear16"
+    encoding: Annotated[
+        WireEncoding,
+        Field(
+            description="of every chunk; with `flac`, each is a FLAC stream of 16 bits and of at "
+            f"most {MAX_FLAC_CHANNELS} channels"
+        ),
+    ] = "linear16"
     sample_rate: Annotated[
         int, Field(ge=MIN_SAMPLE_RATE, le=MAX_SAMPLE_RATE, description="hertz")
     ] = 16_000
@@ -115,6 +128,12 @@ class SessionSpec(BaseModel):
                 raise ValueError(f"{name} names the session itself")
         return self
 
+    @model_validator(mode="after")
+    def _channels_of_flac(self) -> Self:
+        if self.encoding == "flac" and self.channels > MAX_FLAC_CHANNELS:
+            raise ValueError(f"flac has at most {MAX_FLAC_CHANNELS} channels")
+        return self
+
     @property
     def key(self) -> SessionKey:
         return SessionKey(self.tenant, self.conversation, self.speaker)
@@ -126,7 +145,20 @@ class SessionSpec(BaseModel):
 
     @property
     def audio_format(self) -> AudioFormat:
-        return AudioFormat(self.encoding, self.sample_rate, self.channels)
+        """The format of the audio. That of `flac` is the decoded one, `linear16`."""
+        encoding = "linear16" if self.encoding == "flac" else self.encoding
+        return AudioFormat(encoding, self.sample_rate, self.channels)
+
+    def decoded_bytes(self, payload: bytes) -> int:
+        """The size of a chunk's payload when decoded, without decoding it. Raises: BadChunk."""
+        if self.encoding != "flac":
+            return len(payload)
+        audio_format = self.audio_format
+        return flac_frames(payload, audio_format) * audio_format.frame_bytes
+
+    def frames(self, payload: bytes) -> int:
+        """The number of frames in a chunk's payload, without decoding it. Raises: BadChunk."""
+        return self.audio_format.frames(self.decoded_bytes(payload))
 
     def stored(self) -> dict[str, Any] | None:
         """The request as closing events keep it, so that it can be repeated; None if it is larger

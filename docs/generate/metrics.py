@@ -31,8 +31,8 @@ LABELS = {
     "`missing` (the broker does not have the audio), `busy`, `suspended`, `device_lost`, "
     "`dropped`, `resumed`, `edge` (the edge [lost it](events.md#gap)), `bad_chunk` (its chunk was "
     "unusable), `unreadable` (no provider could transcribe it). Of bad chunks: `headers`, `size`, "
-    "`position`. Of attempts of a webhook: `status` (of the answer), `redirect`, `timeout`, "
-    "`connection`, `tls`, `address` (one that is refused), `disabled` (410 Gone)",
+    "`flac`, `position`. Of attempts of a webhook: `status` (of the answer), `redirect`, "
+    "`timeout`, `connection`, `tls`, `address` (one that is refused), `disabled` (410 Gone)",
     "door": "door of a gateway, such as `deepgram-listen`, `deepgram-flux`, `managed`, `twilio`",
     "name": "name of a webhook's durable consumer, `WEBHOOK_NAME`",
     "code": "the provider's name of the message; `malformed`: it could not be decoded",

@@ -98,7 +98,7 @@ class Backlog:
         self._waiting_bytes += len(chunk.payload)
         self.ended = chunk.end
         if chunk.end:
-            self._end_position = chunk.pos + self._format.frames(len(chunk.payload))
+            self._end_position = chunk.pos + self.spec.frames(chunk.payload)
         while (
             self._ahead_chunks is None
             and self._waiting_bytes > self._max_bytes
@@ -106,7 +106,7 @@ class Backlog:
         ):
             dropped = self._waiting.popleft()
             self._waiting_bytes -= len(dropped.payload)
-            self._count_dropped(self._format.frames(len(dropped.payload)))
+            self._count_dropped(self.spec.frames(dropped.payload))
 
     def take(self) -> tuple[int, Chunk] | None:
         """Remove the oldest chunk and return it with its `Audio-Seq`.
@@ -128,7 +128,7 @@ class Backlog:
     def _numbered(self, seq: int, chunk: Chunk) -> tuple[int, Chunk]:
         if chunk.pos != self._taken_pos and seq == self._next_seq and not chunk.note:
             chunk = chunk._replace(note=gap_note(DROPPED))  # whatever else was lost is named
-        self._taken_pos = chunk.pos + self._format.frames(len(chunk.payload))
+        self._taken_pos = chunk.pos + self.spec.frames(chunk.payload)
         self._next_seq = seq + 1
         if self._overflowing and not len(self):
             self._overflowing = False

@@ -141,7 +141,7 @@ class Publisher:
         if self.abandoned:
             return
         self.backlog.put(chunk)
-        self.offered_position = chunk.pos + self._format.frames(len(chunk.payload))
+        self.offered_position = chunk.pos + self.spec.frames(chunk.payload)
         if self.backlog.full:
             self._room.clear()
         if chunk.end:
@@ -297,7 +297,7 @@ class Publisher:
             self._failed("request", str(error))
 
     def _send_new(self, broker: Broker, seq: int, chunk: Chunk, now: float) -> None:
-        seconds = self._format.seconds(self._format.frames(len(chunk.payload)))
+        seconds = self._format.seconds(self.spec.frames(chunk.payload))
         self._rate_limit.spend(seconds, now)
         self.published += 1
         self.published_seconds += seconds

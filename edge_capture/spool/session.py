@@ -726,7 +726,7 @@ class SpooledBacklog(Backlog):
 
     def _count(self, segment: _Segment, chunk: Chunk, size: int) -> None:
         """Record that `chunk` is now the last of `segment` and of the session."""
-        frames = self._format.frames(len(chunk.payload))
+        frames = self.spec.frames(chunk.payload)
         segment.count += 1
         segment.frames += frames
         segment.size += size
@@ -735,7 +735,7 @@ class SpooledBacklog(Backlog):
 
     def _advance(self, index: int, chunk: Chunk) -> None:
         """Record that `chunk` is the last of the session before `index`."""
-        frames = self._format.frames(len(chunk.payload))
+        frames = self.spec.frames(chunk.payload)
         duration_ns = frames * 1_000_000_000 // self.spec.sample_rate
         self.head = Head(index, chunk.pos + frames, chunk.time_ns + duration_ns)
 

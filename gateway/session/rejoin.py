@@ -135,7 +135,8 @@ async def _read_left(broker: Broker, chunk: Stored, wanted: AudioFormat) -> Left
     js = broker.client.jetstream(timeout=_ASK_S)
     message = await js.get_last_msg(SESSIONS, session_subject(key))
     spec = SessionSpec.model_validate_json(message.data or b"")
-    if spec.audio_format != wanted or spec.audio_session_id != headers[SESSION_ID]:
+    same = (spec.encoding, spec.audio_format) == (wanted.encoding, wanted)
+    if not same or spec.audio_session_id != headers[SESSION_ID]:
         return None
     session_id, _, sequence = headers.get(DELIVERED, "").rpartition(":")
     known = session_id == spec.session_id and sequence.isdecimal()

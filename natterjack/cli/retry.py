@@ -289,7 +289,7 @@ async def _gone_seconds(store: StreamStore, spec: SessionSpec) -> float | None:
             if message.headers.get(SESSION_ID) != spec.audio_session_id:
                 continue
             try:
-                size = len(message.data)
+                size = spec.decoded_bytes(message.data)
                 header = decode_chunk_headers(message.headers, size, spec.audio_format)
             except BadChunk:
                 continue

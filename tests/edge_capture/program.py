@@ -27,6 +27,7 @@ from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 from tests.forking import launch
 from tests.waiting import bound, until
+from worker.audio.flac import flac_decoder
 
 _ANNOUNCED = re.compile(r"([\w-]+\.[\w-]+\.[\w-]+) ([0-9a-f-]{36})")
 
@@ -132,6 +133,9 @@ class Recording(NamedTuple):
 
     @property
     def payload(self) -> bytes:
+        """The audio, decoded."""
+        if self.spec.encoding == "flac":
+            return b"".join(map(flac_decoder(self.spec.audio_format), self.payloads))
         return b"".join(self.payloads)
 
     @property
@@ -164,7 +168,7 @@ class Recording(NamedTuple):
             assert header.session_id == self.spec.session_id
             assert header.pos == pos
             assert abs(header.time_ns - first - audio_format.seconds(pos) * 1e9) < 1e6
-            pos += audio_format.frames(len(payload))
+            pos += self.spec.frames(payload)
         assert [header.end for header in self.headers] == [False] * (len(self.headers) - 1) + [True]
 
 
@@ -229,9 +233,9 @@ async def recordings(broker: Broker) -> dict[str, Recording]:
     found = {spec.speaker: Recording(spec, [], []) for spec in await requests(broker)}
     for message in await stored(broker, AUDIO):
         recording = found[message.subject.rpartition(".")[2]]
-        recording.headers.append(
-            decode_chunk_headers(message.headers, len(message.data), recording.spec.audio_format)
-        )
+        spec = recording.spec
+        size = spec.decoded_bytes(message.data)
+        recording.headers.append(decode_chunk_headers(message.headers, size, spec.audio_format))
         recording.payloads.append(message.data)
     return found
 

@@ -72,6 +72,24 @@ def gone(spool: Path) -> bool:
     return not any(path.is_dir() for path in spool.iterdir())
 
 
+async def test_killed_while_it_publishes_flac(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path, spool: Path
+) -> None:
+    """The spool has encoded chunks. A resumed session keeps its encoding, whatever is set now."""
+    flags = ("--spool", spool, "--resume", "--publish-chunk-ms", "200")
+    edge = start_edge("file", speech, "--speed", "5", *flags, "--publish-encoding", "flac")
+    await some_chunks(ready_broker)
+    edge.kill()
+    edge = start_edge("file", speech, "--speed", "max", *flags)
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = (await only_recording(ready_broker)).once_each()
+    assert recording.spec.encoding == "flac"
+    recording.check_whole()
+    assert np.array_equal(recording.samples, soundfile.read(speech, dtype="int16")[0])
+    assert all(payload.startswith(b"fLaC") for payload in recording.payloads[:-1])
+    assert gone(spool)
+
+
 async def test_killed_several_times_with_the_broker_up(
     ready_broker: Broker, start_edge: StartEdge, speech: Path, spool: Path
 ) -> None:

@@ -11,6 +11,7 @@ from natterjack.audio import (
     chunk_header_prefix,
     decode_chunk_headers,
     encode_chunk_headers,
+    flac_frames,
     gap_cause,
     gap_note,
     read_chunk_headers,
@@ -92,3 +93,36 @@ def test_missing_and_invalid_headers(change: dict[str, str | None]) -> None:
 def test_no_headers() -> None:
     with pytest.raises(BadChunk):
         decode_chunk_headers(None, 2560, STEREO)
+
+
+def flac_head(
+    frames: int, *, rate: int = 16_000, channels: int = 2, bits: int = 16, first: bytes = b"\x80"
+) -> bytes:
+    """The beginning of a FLAC stream by RFC 9639, section 8.2."""
+    packed = rate << 44 | (channels - 1) << 41 | (bits - 1) << 36 | frames
+    sizes = b"\x10\x00\x10\x00" + bytes(6)
+    return b"fLaC" + first + b"\0\0\x22" + sizes + packed.to_bytes(8, "big") + bytes(16)
+
+
+def test_a_flac_chunk_says_how_long_it_is() -> None:
+    assert flac_frames(flac_head(1280), STEREO) == 1280
+    assert flac_frames(flac_head(1280, first=b"\0"), STEREO) == 1280, "more metadata follows"
+    assert flac_frames(flac_head(MAX_CHUNK_BYTES // 4), STEREO) == MAX_CHUNK_BYTES // 4
+    assert flac_frames(b"", STEREO) == 0
+
+
+@pytest.mark.parametrize(
+    ("payload", "cause"),
+    [
+        (flac_head(MAX_CHUNK_BYTES // 4 + 1), "size"), (flac_head(2**36 - 1), "size"),
+        (flac_head(1280) + bytes(MAX_CHUNK_BYTES), "size"),
+        (flac_head(0), "flac"), (flac_head(1, rate=8000), "flac"), (flac_head(1, bits=24), "flac"),
+        (flac_head(1, channels=1), "flac"), (flac_head(1)[:41], "flac"), (b"f", "flac"),
+        (flac_head(1, first=b"\x04"), "flac"), (bytes(2560), "flac"),
+        (flac_head(1).replace(b"fLaC", b"OggS"), "flac"),
+    ],
+)  # fmt: skip
+def test_a_flac_chunk_of_another_length_or_format(payload: bytes, cause: str) -> None:
+    with pytest.raises(BadChunk) as caught:
+        flac_frames(payload, STEREO)
+    assert caught.value.cause == cause

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from edge_capture.delivery.flac import flac_encoder
 from natterjack.audio import ChunkHeader, encode_chunk_headers
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connect
@@ -244,6 +245,7 @@ class Speaker:
                 self.spec.model_dump_json().encode(),
                 {"Nats-Msg-Id": self.spec.session_id},
             )
+            encode = flac_encoder(self.spec.sample_rate, self.spec.channels)
             frames = self.spec.sample_rate * 80 // 1000
             size = frames * self.spec.audio_format.frame_bytes
             started = time.monotonic()
@@ -260,6 +262,8 @@ class Speaker:
                 await asyncio.sleep(started + seq * 0.08 / self._speed - time.monotonic())
                 if seq in self.left_out:
                     continue
+                if self.spec.encoding == "flac":
+                    chunk = encode(chunk)
                 last = end and (seq + 1) * size >= len(self.pcm)
                 header = ChunkHeader(self.spec.session_id, seq, seq * frames, self._clock(), last)
                 await self._publish(

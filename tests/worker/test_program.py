@@ -136,6 +136,26 @@ async def test_sigkill_of_a_worker_in_mid_speech(
     assert {event.epoch for event in transcript.events} == {1, 2}
 
 
+async def test_sigkill_of_a_worker_in_the_middle_of_a_flac_session(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    """The second worker begins with any chunk; positions and words are those of raw audio."""
+    workers = [await start_worker(), await start_worker()]
+    speaker = Speaker(broker_settings, 60, speed=2, encoding="flac")
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 7.0)
+    (await holder(workers)).signal(signal.SIGKILL)
+    await speaking
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    assert transcript.states.count("assigned") == 2
+    closing = transcript.events[-1]
+    assert isinstance(closing, StatusEvent)
+    assert closing.account is not None
+    assert closing.account.captured_seconds == pytest.approx(speaker.seconds)
+    assert not closing.account.gaps
+
+
 async def test_sigkill_and_restart_of_the_broker(
     nats_server: NatsServer,
     start_worker: StartWorker,

@@ -32,6 +32,7 @@ from natterjack.errors import BadChunk
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
 
+from .flac import flac_decoder
 from .marks import Mark, Marks
 from .reorder import LONGEST_LONE_GAP_S, Chunk, ReorderBuffer
 
@@ -72,6 +73,8 @@ class Feed:
         "_by_seq",
         "_check_at",
         "_deadline",
+        "_decode",
+        "_decoded_bytes",
         "_expected_prefix",
         "_format",
         "_frame_bytes",
@@ -86,6 +89,7 @@ class Feed:
         "_next_seq",
         "_nudged",
         "_patience_left",
+        "_payload_unit",
         "_pending",
         "_position",
         "_quiet_interval",
@@ -125,6 +129,11 @@ class Feed:
         self._store = store
         self._format = spec.audio_format
         self._frame_bytes = spec.audio_format.frame_bytes
+        self._decode = flac_decoder(spec.audio_format) if spec.encoding == "flac" else None
+        """Decodes a payload on its arrival, so that everything after it sees raw audio."""
+        self._payload_unit = 1 if self._decode is not None else self._frame_bytes
+        """The size of a payload is a multiple of it."""
+        self._decoded_bytes = spec.decoded_bytes
         self._session_id = spec.audio_session_id
         self._subject = audio_subject(spec.key)
         self._hole_seconds = hole_seconds
@@ -253,7 +262,7 @@ class Feed:
             or waiter is None
             or waiter.done()
             or self._by_seq
-            or size % self._frame_bytes
+            or size % self._payload_unit
             or not 0 < size <= MAX_CHUNK_BYTES
             or b"\r\nAudio-End" in raw
         ):
@@ -268,6 +277,13 @@ class Feed:
         except ValueError:
             self._count_bad("headers", raw, data)
             return
+        if self._decode is not None:
+            try:
+                data = self._decode(data)
+            except BadChunk as error:
+                self._count_bad(error.cause, raw, data)
+                return
+            size = len(data)
         seq, position, frames = self._next_seq, self._position, size // self._frame_bytes
         self.last_arrival = now
         self._quiet_interval = _QUIET_FIRST_S
@@ -305,7 +321,8 @@ class Feed:
         """
         size = len(data)
         quick = None if raw is None else read_chunk_headers(raw, self._session_prefix)
-        if quick is not None and 0 < size <= MAX_CHUNK_BYTES and not size % self._frame_bytes:
+        raw_audio = self._decode is None and 0 < size <= MAX_CHUNK_BYTES
+        if quick is not None and raw_audio and not size % self._frame_bytes:
             seq, position, time_ns = quick
             end, note = False, ""
         else:
@@ -318,6 +335,7 @@ class Feed:
                 self.superseded = self.superseded or stream_sequence == 0
                 return True
             try:
+                size = self._decoded_bytes(data)
                 header = decode_chunk_headers(headers, size, self._format)
             except BadChunk as error:
                 self._count_bad(error.cause, raw, data)
@@ -346,6 +364,12 @@ class Feed:
             del self._successors[:-_MAX_SUCCESSORS]
         if seq < self._next_seq:
             return True
+        if self._decode is not None:
+            try:
+                data = self._decode(data)
+            except BadChunk as error:
+                self._count_bad(error.cause, raw, data)
+                return True
         chunk = Chunk(seq, position, frames, data, time_ns, now, end, stream_sequence, note)
         if seq in self._ahead:
             self._ahead.add(chunk)
@@ -574,7 +598,9 @@ class Feed:
             self.superseded = True  # or a late chunk of an earlier session: the queue decides
             return True
         try:
-            header = decode_chunk_headers(stored.headers, len(stored.data), self._format)
+            header = decode_chunk_headers(
+                stored.headers, self._decoded_bytes(stored.data), self._format
+            )
         except BadChunk:
             return True
         if header.seq == self._next_seq - 1:
@@ -693,7 +719,9 @@ class Feed:
                     return False  # `_unread_possible` is set, so this message is read again
             self._left_in_stream = left
             if messages:
-                self._frames_of_last_read = len(messages[-1].data) // self._format.frame_bytes
+                with contextlib.suppress(BadChunk):
+                    size = self._decoded_bytes(messages[-1].data)
+                    self._frames_of_last_read = size // self._frame_bytes
             found = self._chosen() is not None
             if found or not messages or not left:
                 if left > 0:

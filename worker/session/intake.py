@@ -70,7 +70,7 @@ class Queries:
             stored = await self._services.store.last(audio_subject(spec.key))
             if stored is None or stored.headers.get(SESSION_ID) != spec.audio_session_id:
                 return 0
-            size = len(stored.data)
+            size = spec.decoded_bytes(stored.data)
             header = decode_chunk_headers(stored.headers, size, spec.audio_format)
         except (StoreUnavailable, BadChunk):
             return 0

@@ -10,6 +10,7 @@ import pytest
 from nats.js.api import DiscardPolicy
 from nats.js.errors import APIError
 
+from edge_capture.delivery.flac import flac_encoder
 from natterjack.audio import ChunkHeader, encode_chunk_headers
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
@@ -85,6 +86,44 @@ async def test_opened_in_the_middle_of_a_chunk(edge: PlainEdge, open_feed: OpenF
         assert (chunk.seq, chunk.position, chunk.frames, len(chunk.payload)) == (7, 730, 70, 140)
         assert chunk.time_ns == 1_000_000_000 + 730 * 125_000
         assert seqs(await take(feed, 12)) == list(range(8, 20))
+
+
+async def test_flac_is_decoded_wherever_it_comes_from(
+    ready_broker: Broker, audio_store: StreamStore
+) -> None:
+    """Stored, live, from the middle of a chunk, and with a damaged chunk, which is a gap."""
+    plain = PlainEdge(ready_broker)
+    edge = PlainEdge(ready_broker, plain.spec.model_copy(update={"encoding": "flac"}))
+    encode = flac_encoder(8000)
+
+    async def publish(*seqs: int, payload: bytes | None = None, end: bool = False) -> None:
+        for seq in seqs:
+            header = ChunkHeader(edge.spec.session_id, seq, seq * 100, seq, end)
+            pcm = bytes([seq]) * (0 if end else 200)
+            await edge.raw(encode_chunk_headers(header), payload or encode(pcm))
+
+    await publish(*range(20))
+    feed = Feed(ready_broker, audio_store, edge.spec, START, 730, 0.6)
+    await feed.open()
+    try:
+        first, *rest = await take(feed, 13)
+        assert isinstance(first, Chunk)
+        assert (first.seq, first.position, first.payload) == (7, 730, bytes([7]) * 140)
+        waiting = asyncio.ensure_future(take(feed, 1))
+        await publish(20)
+        live = [*rest, *await waiting]
+        assert [(i.seq, i.payload) for i in live if isinstance(i, Chunk)] == [
+            (seq, bytes([seq]) * 200) for seq in range(8, 21)
+        ]
+        await publish(21, payload=encode(bytes(200))[:-1])
+        await publish(22, payload=bytes(200))
+        await publish(23, 24)
+        await publish(25, end=True)
+        assert seqs(await take(feed, 4)) == ["missing", 23, 24, 25]
+        assert feed.ended
+        assert feed.bad == {"flac": 2}
+    finally:
+        await feed.close()
 
 
 async def test_doubles_and_wrong_order_are_put_right(edge: PlainEdge, open_feed: OpenFeed) -> None:
