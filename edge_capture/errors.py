@@ -5,6 +5,7 @@ EdgeError
 ├── SpoolError    the spool is unusable: not a directory, or not writable; exit status 2
 ├── OutputError   the output plays nothing: no loudspeaker, a file that exists; exit status 2
 ├── KeyTaken      another agent uses the key; exit status 3
+├── SteeringError a request to this edge cannot be carried out; the run goes on
 ├── SourceLost    the source failed mid-session: the microphone disappeared; exit status 1
 └── OutputLost    the output failed while it played: the disk is full; exit status 1
 """
@@ -32,6 +33,11 @@ class OutputError(EdgeError, UsageError):
 
 class KeyTaken(EdgeError):
     """Another agent uses the key, and this one has not begun. The message names the other one."""
+
+
+class SteeringError(EdgeError):
+    """A request to this edge cannot be carried out. The message, for whoever asked, says why, and
+    what can be done instead."""
 
 
 class SourceLost(EdgeError):

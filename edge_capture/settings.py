@@ -21,6 +21,7 @@ from natterjack.errors import UsageError
 from natterjack.process.variables import Unknown, unknown_variables
 from natterjack.settings import MODELS as SHARED_MODELS
 from natterjack.settings import BrokerSettings, FsPath, LogSettings, described, variable
+from natterjack.subjects import TOKEN_PATTERN
 
 FILE_RATE = 24_000
 """Default rate of what is played into a file, in hertz."""
@@ -128,6 +129,33 @@ class SpoolSettings(BaseSettings):
             return value and value.expanduser()  # a shell does not expand ~ in a variable
         except RuntimeError as error:
             raise ValueError(str(error)) from None
+
+
+class FleetSettings(BaseSettings):
+    """What the center knows this edge by."""
+
+    model_config = _CONFIG
+
+    agent: str | None = described(
+        None,
+        "name of this edge, unique within its tenant, by which the center shows it; if unset, the "
+        "name of the machine",
+        pattern=f"^{TOKEN_PATTERN}$",
+    )
+    presence_seconds: float = described(
+        5,
+        "seconds between two reports of the state of this edge to the center; 0: none, and no "
+        "requests from it",
+        ge=0,
+        le=300,
+    )
+
+    @field_validator("presence_seconds")
+    @classmethod
+    def _cheap(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError("use at least 1, or 0 for none")
+        return value
 
 
 class ProgressSettings(BaseSettings):
@@ -300,6 +328,7 @@ FLAGS = (
     Flags(RequestSettings, CAPTURE_COMMANDS),
     Flags(SpoolSettings, (*CAPTURE_COMMANDS, "send")),
     Flags(BrokerSettings, (*CAPTURE_COMMANDS, "send", "play"), "nats-"),
+    Flags(FleetSettings, CAPTURE_COMMANDS),
     Flags(ProgressSettings, (*CAPTURE_COMMANDS, "send", "play")),
     Flags(LogSettings, (*CAPTURE_COMMANDS, "send", "play", "probe", "devices")),
 )

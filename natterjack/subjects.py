@@ -18,6 +18,8 @@ HOLD_PREFIX = "stt.hold"
 ENROLL_PREFIX, RENEW_PREFIX = "stt.enroll", "stt.renew"
 """Prefixes of requests to the registrar; the next token is the public key of whoever asks, which
 the server has checked."""
+EDGE_PREFIX = "stt.edge"
+"""Prefix of the subjects on which edges receive requests about themselves."""
 SLOT_PREFIX = "stt.slot"
 DIAL_PREFIX = "stt.dial"
 DURABLE_PREFIX = "stt.durable"
@@ -102,6 +104,11 @@ def control_subject(key: SessionKey) -> str:
 def hold_subject(key: SessionKey) -> str:
     """The subject on which edges ask each other whether one of them captures the key."""
     return f"{HOLD_PREFIX}.{key}"
+
+
+def edge_subject(tenant: str, agent: str) -> str:
+    """The subject on which the edge `agent` receives requests. Raises InvalidKey."""
+    return f"{EDGE_PREFIX}.{check_token('tenant', tenant)}.{check_token('agent', agent)}"
 
 
 def transcript_subject(key: SessionKey, kind: EventKind) -> str:

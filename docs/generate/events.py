@@ -13,6 +13,11 @@ from natterjack.settings import KINDS, StreamSettings
 from .markdown import cell, code, heading, paragraphs, sentence, table
 
 _BESIDE = {
+    "EDGE_PREFIX": (
+        "<tenant>.<agent>",
+        "A request to an edge, about itself or one of its sources: JSON with `op` and `source`. "
+        "The edge replies.",
+    ),
     "SLOT_PREFIX": ("<account>.<number>", "A worker takes or renews a permit of an account."),
     "DIAL_PREFIX": ("<account>.<number>", "A worker spends one of an account's dials."),
     "REPUBLISHED_PREFIX": (
@@ -34,7 +39,7 @@ _BESIDE = {
     ),
     "RENEW_PREFIX": ("<public key>", "requests of enrolled edges for credentials that last longer"),
 }
-"""Subjects that workers, or durable consumers, use among themselves, by their constant in
+"""Subjects that are not about sessions, or that programs use among themselves, by their constant in
 natterjack.subjects."""
 _STREAMS = {
     streams.SESSIONS: "requests, until their sessions end; the consumer `workers` is the queue",
@@ -53,6 +58,7 @@ _STREAMS = {
     f"KV_{streams.BUDGETS_BUCKET}": "budgets, and limits of provider accounts",
     f"KV_{streams.DURABLES_BUCKET}": "progress of durable consumers, without keys or words",
     f"KV_{streams.ENROLLMENTS_BUCKET}": "invitations of edges, without secrets, and enrolled edges",
+    f"KV_{streams.EDGES_BUCKET}": "what edges say about themselves: sources, levels, spool",
     f"KV_{streams.PROVIDERS_BUCKET}": "refusals of provider accounts",
 }
 

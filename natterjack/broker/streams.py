@@ -63,6 +63,7 @@ BUDGETS_BUCKET = "stt_budgets"
 PROVIDERS_BUCKET = "stt_providers"
 DURABLES_BUCKET = "stt_durables"
 ENROLLMENTS_BUCKET = "stt_enrollments"
+EDGES_BUCKET = "stt_edges"
 CONSUMER = "workers"
 QUEUES: Mapping[Kind, str] = {"transcribe": SESSIONS, "speak": VOICE_SESSIONS}
 """The work queue of each kind of session. Each has a consumer `workers`."""
@@ -75,11 +76,18 @@ _CHECKPOINT_MAX_AGE_S = 7 * 24 * 3600
 _USAGE_MAX_AGE_S = 400 * 24 * 3600
 _PROVIDERS_MAX_AGE_S = 3600
 
+MAX_PRESENCE_BYTES = 32 * 1024
+"""Size limit of what an edge says about itself."""
+_MAX_EDGES = 10_000
+"""Of all tenants together. When there are more, further ones are not stored."""
+_EDGES_MAX_AGE_S = 30 * 24 * 3600
 _MAX_PROGRESS_BYTES = 64 * 1024
 _MAX_DEAD_LETTERS = 10_000
 """Of all durable consumers together. When there are more, the oldest are dropped."""
-_NOT_NEEDED = (DEAD_LETTERS, f"KV_{DURABLES_BUCKET}", f"KV_{ENROLLMENTS_BUCKET}")
-"""What only durable consumers and registrars use: workers go on without it."""
+_NOT_NEEDED = (
+    DEAD_LETTERS, f"KV_{DURABLES_BUCKET}", f"KV_{ENROLLMENTS_BUCKET}", f"KV_{EDGES_BUCKET}",
+)  # fmt: skip
+"""What only durable consumers, registrars and edges use: workers go on without it."""
 
 _LEAST_AUDIO_BYTES = 1024 * 1024
 """The smallest limit that is set without being asked for: half a minute of one session."""
@@ -133,6 +141,11 @@ def _transcribe_configs(settings: StreamSettings) -> list[StreamConfig]:
         # Whoever may write one entry must not be able to replace all.
         _bucket(DURABLES_BUCKET, replicas, 0).evolve(
             allow_rollup_hdrs=False, max_msg_size=_MAX_PROGRESS_BYTES
+        ),
+        _bucket(EDGES_BUCKET, replicas, _EDGES_MAX_AGE_S).evolve(
+            allow_rollup_hdrs=False,
+            max_msgs=_MAX_EDGES,
+            max_msg_size=MAX_PRESENCE_BYTES + _HEADER_BYTES,
         ),
     ]  # fmt: skip
 
