@@ -70,7 +70,7 @@ def test_every_command_and_argument_is_described(
 def test_every_subject_is_on_the_page() -> None:
     page = PAGES[REFERENCE / "events.md"]
     prefixes = [name for name in vars(subjects) if name.endswith("_PREFIX")]
-    assert len(prefixes) == 19
+    assert len(prefixes) == 20
     for name in prefixes:
         assert f"`{getattr(subjects, name)}." in page, name
     for stream in events.stream_configs():

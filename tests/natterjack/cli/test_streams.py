@@ -41,12 +41,12 @@ async def test_it_creates_all_that_a_worker_needs_once(
     nats_server: NatsServer, broker: Broker
 ) -> None:
     dry = await apply(nats_server, "--dry-run")
-    assert dry.count("make ") == 19
+    assert dry.count("make ") == 20
     assert "nothing was changed" in dry
     js = broker.client.jetstream()
     with pytest.raises(NotFoundError):
         await js.stream_info(streams.SESSIONS)
-    assert "19 changes made" in await apply(nats_server)
+    assert "20 changes made" in await apply(nats_server)
     assert "everything is as the settings say" in await apply(nats_server)
     await streams.ensure(broker, StreamSettings(create_streams=False))
 
@@ -204,7 +204,7 @@ async def test_a_stream_is_not_deleted_if_the_new_one_would_be_refused(
             )
             assert "so it was not changed: insufficient memory resources" in output
             assert (await js.stream_info(streams.AUDIO)).state.messages == 1
-            assert len(await js.streams_info()) == 17  # the stream made to try it is gone
+            assert len(await js.streams_info()) == 18  # the stream made to try it is gone
     finally:
         server.stop()
 
