@@ -15,7 +15,15 @@ from nats.js.api import (
     StreamConfig,
 )
 
+from natterjack.errors import StreamMismatch
+
 STORED, COPIES = "what is stored", "copies"
+
+_REQUIRED = (
+    "subjects", "retention", "sealed", "no_ack", "allow_direct", "republish",
+    "max_msgs_per_subject",
+)  # fmt: skip
+"""Fields that must match, or messages may be lost or duplicated. The rest is up to an operator."""
 
 
 @dataclass(frozen=True)
@@ -132,4 +140,18 @@ def consumer_differences(found: ConsumerConfig, wanted: ConsumerConfig) -> list[
         "filter_subjects", "headers_only", "inactive_threshold", "pause_until",
     ):  # fmt: skip
         compare(field)
+    return differences
+
+
+def check_stream(found: StreamConfig, wanted: StreamConfig) -> list[Difference]:
+    """Return the differences that an operator may have intended.
+
+    Raises: StreamMismatch if a stream with this configuration cannot be used.
+    """
+    differences = stream_differences(found, wanted)
+    if wrong := [d for d in differences if d.field in _REQUIRED]:
+        raise StreamMismatch(
+            f"stream {wanted.name} exists and cannot be used: {'; '.join(map(str, wrong))}. "
+            "`natterjack streams apply` corrects it"
+        )
     return differences

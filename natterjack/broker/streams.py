@@ -16,7 +16,7 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
     StreamInfo,
-)
+)  # fmt: skip
 from nats.js.errors import APIError, NotFoundError
 
 from natterjack.errors import StreamMismatch, StreamMissing
@@ -41,7 +41,7 @@ from natterjack.voice.spec import MAX_PIECE_BYTES
 
 from . import store_limits
 from .connection import Broker
-from .differences import Difference, stream_differences
+from .differences import check_stream
 from .refusals import translated
 
 log = logging.getLogger(__name__)
@@ -77,10 +77,8 @@ _USAGE_MAX_AGE_S = 400 * 24 * 3600
 _PROVIDERS_MAX_AGE_S = 3600
 
 MAX_PRESENCE_BYTES = 32 * 1024
-"""Size limit of what an edge says about itself."""
-_MAX_EDGES = 10_000
-"""Of all tenants together. When there are more, further ones are not stored."""
-_EDGES_MAX_AGE_S = 30 * 24 * 3600
+_MAX_EDGES, _EDGES_MAX_AGE_S = 10_000, 30 * 24 * 3600
+"""Of all tenants together: when there are more edges, further ones are not stored."""
 _MAX_PROGRESS_BYTES = 64 * 1024
 _MAX_DEAD_LETTERS = 10_000
 """Of all durable consumers together. When there are more, the oldest are dropped."""
@@ -92,10 +90,7 @@ _NOT_NEEDED = (
 _LEAST_AUDIO_BYTES = 1024 * 1024
 """The smallest limit that is set without being asked for: half a minute of one session."""
 
-_STORAGE: Mapping[Storage, StorageType] = {
-    "file": StorageType.FILE,
-    "memory": StorageType.MEMORY,
-}
+_STORAGE: Mapping[Storage, StorageType] = {"file": StorageType.FILE, "memory": StorageType.MEMORY}
 _SHRINKING = {AUDIO: "audio_max_bytes", SPEECH: "tts_audio_max_bytes"}
 """The streams whose limit, unless it is set, is halved until the store has room; and its field."""
 
@@ -143,8 +138,7 @@ def _transcribe_configs(settings: StreamSettings) -> list[StreamConfig]:
             allow_rollup_hdrs=False, max_msg_size=_MAX_PROGRESS_BYTES
         ),
         _bucket(EDGES_BUCKET, replicas, _EDGES_MAX_AGE_S).evolve(
-            allow_rollup_hdrs=False,
-            max_msgs=_MAX_EDGES,
+            allow_rollup_hdrs=False, max_msgs=_MAX_EDGES,
             max_msg_size=MAX_PRESENCE_BYTES + _HEADER_BYTES,
         ),
     ]  # fmt: skip
@@ -278,13 +272,6 @@ def consumer_config(settings: StreamSettings) -> ConsumerConfig:
     )
 
 
-_REQUIRED = (
-    "subjects", "retention", "sealed", "no_ack", "allow_direct", "republish",
-    "max_msgs_per_subject",
-)  # fmt: skip
-"""Fields that must match, or messages may be lost or duplicated. The rest is up to an operator."""
-
-
 async def ensure(broker: Broker, settings: StreamSettings) -> JetStreamContext:
     """Create what is missing of the streams, consumers and buckets; return JetStream.
 
@@ -357,20 +344,6 @@ async def _add_smaller(js: JetStreamContext, wanted: StreamConfig) -> StreamInfo
                 store_limits.size(limit),
             )
         return info
-
-
-def check_stream(found: StreamConfig, wanted: StreamConfig) -> list[Difference]:
-    """Return the differences that an operator may have intended.
-
-    Raises: StreamMismatch if a stream with this configuration cannot be used.
-    """
-    differences = stream_differences(found, wanted)
-    if wrong := [d for d in differences if d.field in _REQUIRED]:
-        raise StreamMismatch(
-            f"stream {wanted.name} exists and cannot be used: {'; '.join(map(str, wrong))}. "
-            "`natterjack streams apply` corrects it"
-        )
-    return differences
 
 
 def check_consumer(queue: str, found: ConsumerConfig) -> None:

@@ -20,6 +20,7 @@ from natterjack.broker.changes import Change
 from natterjack.broker.differences import (
     COPIES,
     STORED,
+    check_stream,
     consumer_differences,
     overlap,
     plain,
@@ -156,16 +157,16 @@ def test_every_stream_is_like_its_own_definition() -> None:
 
 def test_a_stream_must_have_the_fields_that_guard_against_loss() -> None:
     for wanted in streams.stream_configs(StreamSettings(kinds=KINDS)):
-        assert streams.check_stream(wanted, wanted) == []
+        assert check_stream(wanted, wanted) == []
         for changes in ({"subjects": ["a"]}, {"sealed": True}, {"no_ack": True}):
             with pytest.raises(StreamMismatch, match=f"{wanted.name} .*{next(iter(changes))} is"):
-                streams.check_stream(wanted.evolve(**changes), wanted)
+                check_stream(wanted.evolve(**changes), wanted)
 
 
 def test_an_operator_may_choose_sizes_and_ages() -> None:
     wanted = streams.stream_configs(StreamSettings())[1]
     theirs = wanted.evolve(max_age=1.0, max_bytes=10**6, num_replicas=3)
-    fields = [difference.field for difference in streams.check_stream(theirs, wanted)]
+    fields = [difference.field for difference in check_stream(theirs, wanted)]
     assert fields == ["num_replicas", "max_age", "max_bytes"]
 
 
