@@ -125,6 +125,8 @@ class Listener:
             if await self._may_read_one_kind():
                 raise  # live events alone would be less than this user may have
             await self._subscribe(*(self._kinds or (None,)))
+            with contextlib.suppress(NatsError, TimeoutError):
+                await self._broker.client.flush()  # an event shows that all kinds are received
             return self._live_events()
         if self._reader.began is not None:
             self._clock = self._reader.began.timestamp() - time.monotonic()
@@ -141,7 +143,7 @@ class Listener:
             kinds = self._stored_kinds()
             if refusal.own_inbox or len(kinds) != 1 or self._sessions is not None:
                 raise
-            await self._end_reader()
+            await self._end(self._reader)
             waits = self._until != "stored"
             self._reader = self._reader_of(kinds[0], self._since, waits=waits)
             await self._reader.begin()
@@ -149,16 +151,16 @@ class Listener:
     async def _may_read_one_kind(self) -> bool:
         """Whether the user may read stored events of some of the kinds that are wanted."""
         for kind in self._stored_kinds():
-            await self._end_reader()
+            await self._end(self._reader)
             self._reader = self._reader_of(kind, None, waits=False)
             with contextlib.suppress(NotAllowed):
                 await self._reader.begin()
                 return True
         return False
 
-    async def _end_reader(self) -> None:
+    async def _end(self, reader: DurableReader) -> None:
         with contextlib.suppress(NatsError, TimeoutError):
-            await self._reader.stop()
+            await reader.stop()
 
     async def _subscribe(self, *kinds: str | None) -> None:
         """Receive live events of some kinds; None for all."""
@@ -180,8 +182,7 @@ class Listener:
                 if message is not None:
                     self._decode(message)
         finally:
-            with contextlib.suppress(NatsError, TimeoutError):
-                await reader.stop()
+            await self._end(reader)
 
     async def stop(self) -> None:
         """Leave nothing on the server, unless the broker is away. Idempotent."""
@@ -190,7 +191,7 @@ class Listener:
         with contextlib.suppress(NatsError, TimeoutError):
             for subscription in subscriptions:
                 await subscription.end()
-        await self._end_reader()
+        await self._end(self._reader)
 
     # ---- what arrives ----------------------------------------------------------------------------
 
@@ -378,8 +379,7 @@ def listen(
         "interims": checked_interims(interims, kinds),
     }
     transcript_filter(tenant, conversation, speaker)
-    key = (tenant, conversation, speaker)
-    return _listen(key, options, markers, broker, settings)
+    return _listen((tenant, conversation, speaker), options, markers, broker, settings)
 
 
 async def _listen(
