@@ -7,6 +7,7 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
+from natterjack.doctor.report import seconds
 from natterjack.settings import add_flags
 
 from .settings import FLAGS, RequestSettings
@@ -54,6 +55,23 @@ exit status:
        NATS cannot be reached
   3    another agent plays the key; a later start may find it free
   130  aborted by a second Ctrl-C
+"""
+
+
+_CHECKING = """\
+It opens no session and publishes no audio. Run it as the user and with the settings with which the
+agent runs: it takes the flags of `mic`. Most settings are also environment variables, named in
+brackets; a flag takes precedence.
+
+examples:
+  natterjack-edge check --device headset --spool /var/lib/natterjack
+  sudo -u natterjack env $(cat /etc/natterjack/edge.env) natterjack-edge check
+  natterjack-edge check --no-input --json
+
+exit status:
+  0    nothing failed; warnings and what was skipped do not count
+  1    something failed
+  2    an error in the command line or the settings
 """
 
 
@@ -202,6 +220,27 @@ def make_parser() -> argparse.ArgumentParser:
             help="which audio track of a file, from 1 [default: the first one]",
         )
     devices = command("devices", "list the microphones and loudspeakers")
+    check = command(
+        "check", "check the microphone, the network, the broker's rights and the disk", _CHECKING
+    )
+    check.add_argument(
+        "--no-input", action="store_true", help="do not open the microphone, as for `stdin`"
+    )
+    check.add_argument(
+        "--listen",
+        type=seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long to listen to the microphone, in seconds [default 5]",
+    )
+    check.add_argument(
+        "--timeout",
+        type=seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="time limit of each other check, in seconds [default 10]",
+    )
+    check.add_argument("--json", action="store_true", help="print JSON")
     for each in (file, stdin, mic, send, play):
         each.add_argument(
             "--once", action="store_true", help="exit if the first attempt to reach NATS fails"
@@ -219,6 +258,6 @@ def make_parser() -> argparse.ArgumentParser:
             help="wait until workers have ended the session, or the last that continues it, "
             "and print its text",
         )
-    for each in (file, stdin, mic, send, play, probe, devices):
+    for each in (file, stdin, mic, send, play, probe, devices, check):
         _add_command_flags(each, each.prog.rpartition(" ")[2])
     return parser

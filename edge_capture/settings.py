@@ -305,6 +305,8 @@ class PlaySettings(BaseSettings):
 
 
 CAPTURE_COMMANDS = ("file", "stdin", "mic")
+_AS_MICROPHONE = (*CAPTURE_COMMANDS, "check")
+"""The commands that take what `mic` takes about sessions."""
 
 
 class Flags(NamedTuple):
@@ -317,18 +319,18 @@ class Flags(NamedTuple):
 
 FLAGS = (
     Flags(StdinSettings, ("stdin",)),
-    Flags(MicrophoneSettings, ("mic",)),
+    Flags(MicrophoneSettings, ("mic", "check")),
     Flags(ConversationSettings, ("play",)),
     Flags(PlaySettings, ("play",)),
     Flags(PlaySettings, ("mic",), "play-"),
-    Flags(EdgeSettings, CAPTURE_COMMANDS),
+    Flags(EdgeSettings, _AS_MICROPHONE),
     Flags(DeliverySettings, ("send",)),
     # --sample-rate is the rate of the source.
     Flags(PublishSettings, CAPTURE_COMMANDS, "publish-"),
     Flags(RequestSettings, CAPTURE_COMMANDS),
-    Flags(SpoolSettings, (*CAPTURE_COMMANDS, "send")),
-    Flags(BrokerSettings, (*CAPTURE_COMMANDS, "send", "play"), "nats-"),
-    Flags(FleetSettings, CAPTURE_COMMANDS),
+    Flags(SpoolSettings, (*_AS_MICROPHONE, "send")),
+    Flags(BrokerSettings, (*_AS_MICROPHONE, "send", "play"), "nats-"),
+    Flags(FleetSettings, _AS_MICROPHONE),
     Flags(ProgressSettings, (*CAPTURE_COMMANDS, "send", "play")),
     Flags(LogSettings, (*CAPTURE_COMMANDS, "send", "play", "probe", "devices")),
 )

@@ -53,7 +53,7 @@ class Installation:
         """JetStream, its store and how full that is."""
         cure = "start nats-server with -js, or enable JetStream for this account"
         try:
-            answer = await self._api("$JS.API.INFO")
+            answer = await self.ask("$JS.API.INFO")
         except BrokerUnreachable:
             return failed("jetstream", "is not enabled on this server or account", cure)
         if error := answer.get("error"):
@@ -92,7 +92,7 @@ class Installation:
     async def rights(self) -> Finding:
         """What this user may do."""
         try:
-            answer = await self._api("$SYS.REQ.USER.INFO")
+            answer = await self.ask("$SYS.REQ.USER.INFO")
         except BrokerError:
             why = "this user may not ask what it may do"
             return skipped("rights", why, "`natterjack users list` shows it to who made the users")
@@ -128,19 +128,19 @@ class Installation:
 
     async def clock(self) -> Finding:
         """This machine's clock, compared with the broker's."""
-        names = (await self._api("$JS.API.STREAM.NAMES")).get("streams") or []
+        names = (await self.ask("$JS.API.STREAM.NAMES")).get("streams") or []
         if not names:
             return skipped("clock", "the broker tells its time only with a stream, and has none")
         before = time.time()
         begin = time.monotonic()
-        answer = await self._api(f"$JS.API.STREAM.INFO.{names[0]}")
+        answer = await self.ask(f"$JS.API.STREAM.INFO.{names[0]}")
         trip = time.monotonic() - begin
         if "ts" not in answer:
             return skipped("clock", "the broker does not tell its time")
         server = datetime.fromisoformat(answer["ts"][:26].rstrip("Z") + "+00:00")
         return judged_clock(before + trip / 2 - server.timestamp(), trip)
 
-    async def _api(self, subject: str) -> dict[str, Any]:
+    async def ask(self, subject: str) -> dict[str, Any]:
         """Ask the server. Raises: NotAllowed, BrokerUnreachable."""
         with translated():
             async with self._broker.raising_refusals():

@@ -22,7 +22,7 @@ from .versions import extras
 
 OLDEST_PYTHON = (3, 11)
 _NATS_PORT = 4222
-_GIB, _MIB = 1024**3, 1024**2
+GIB, _MIB = 1024**3, 1024**2
 
 
 async def python() -> Finding:
@@ -167,14 +167,20 @@ async def disk(environment: Mapping[str, str]) -> list[Finding]:
     places = {"disk": tempfile.gettempdir()}
     if spool := environment.get("EDGE_SPOOL"):
         places["disk of the spool"] = spool
-    return [await asyncio.to_thread(_space, name, place) for name, place in places.items()]
+    return [await asyncio.to_thread(space, name, place) for name, place in places.items()]
 
 
-def _space(name: str, place: str) -> Finding:
-    folder = Path(place)
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+def existing(place: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place
+
+
+def space(name: str, place: str) -> Finding:
+    """Whether files can be written at a place, and how much room is left there."""
     try:
+        folder = existing(Path(place))
         free = shutil.disk_usage(folder).free
     except OSError as error:
         return failed(name, one_line(error), "choose another directory")
@@ -185,8 +191,8 @@ def _space(name: str, place: str) -> Finding:
 
 def judged_space(name: str, place: str, free_bytes: int) -> Finding:
     """Judge the space that is left at a place. Pure."""
-    text = f"{free_bytes / _GIB:.1f} GiB free at {place}"
+    text = f"{free_bytes / GIB:.1f} GiB free at {place}"
     cure = f"free some space at {place}"
     if free_bytes < 100 * _MIB:
         return failed(name, text, cure)
-    return warning(name, text, cure) if free_bytes < _GIB else ok(name, text)
+    return warning(name, text, cure) if free_bytes < GIB else ok(name, text)

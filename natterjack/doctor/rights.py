@@ -50,12 +50,14 @@ def judged(permissions: dict[str, Any] | None) -> dict[str, str]:
     `permissions` are those of the server's answer to `$SYS.REQ.USER.INFO`; None permits all.
     """
     return {
-        action: _judge((permissions or {}).get(direction) or {}, subject)
+        action: judge((permissions or {}).get(direction) or {}, subject)
         for action, (direction, subject) in ACTIONS.items()
     }
 
 
-def _judge(rules: dict[str, Sequence[str]], subject: str) -> str:
+def judge(rules: dict[str, Sequence[str]], subject: str) -> str:
+    """Judge by `allow` and `deny` of one direction how much of what `subject` matches is allowed:
+    `all`, `some` or `none`."""
     allowed, denied = rules.get("allow") or [_ALL], rules.get("deny") or []
     allowed = [entry.split(" ")[0] for entry in allowed]  # a queue group may follow
     if any(covers(entry, subject) for entry in denied):

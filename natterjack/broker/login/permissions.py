@@ -110,6 +110,7 @@ def edge(key: str, own: tuple[str, ...]) -> Permissions:
             f"{API}.DIRECT.GET.{streams.TRANSCRIPTS}.{status}",
             f"{API}.DIRECT.GET.{streams.VOICE_EVENTS}.{voice_status}",
             f"{API}.DIRECT.GET.{streams.SPEECH}.{speech}",
+            "$SYS.REQ.USER.INFO",  # about itself: its rights, and the server's clock
         ),
         subscribe=(*own, status, *holds, speech, voice_status),
         responds=True,  # to other edges that ask for its keys
