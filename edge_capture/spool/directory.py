@@ -24,7 +24,17 @@ from natterjack.telemetry.log import fields
 
 from ..errors import SpoolError
 from ..settings import SpoolSettings
-from .disk import RECORD_BYTES, boot_id, clear, damaged_path, open_file, save, sync, take_lock
+from .disk import (
+    RECORD_BYTES,
+    boot_id,
+    clear,
+    damaged_path,
+    is_full,
+    open_file,
+    save,
+    sync,
+    take_lock,
+)
 from .session import FAILED, SESSION, Description, Origin, SpooledBacklog
 
 log = logging.getLogger(__name__)
@@ -81,25 +91,26 @@ class Spool:
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT, 0o600))
             probe.unlink()
         except OSError as error:
-            raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None
+            if not is_full(error):  # else sessions begin in memory
+                raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None
 
     def create(self, spec: SessionSpec, origin: Origin, run: str) -> SpooledBacklog:
-        """Create the backlog of a new session of run `run`. Raises: SpoolError."""
+        """Create the backlog of a new session of run `run`. Raises: SpoolError.
+
+        If the disk is full, the session begins in memory.
+        """
         description = Description(
             version=_VERSION, spec=spec, origin=origin, run=run, boot=boot_id()
         )
-        # No other process adopts the directory before it has its final name.
-        temporary = self.directory / f".new-{spec.session_id}"
+        directory = self.directory / spec.session_id
         try:
-            temporary.mkdir(mode=0o700)
-            lock = take_lock(temporary)
-            assert lock is not None
-            save(temporary / SESSION, description.model_dump_json().encode())
-            directory = self.directory / spec.session_id
-            os.rename(temporary, directory)
-            sync([self.directory])
+            lock = _make(directory, SESSION, description)
         except OSError as error:
-            raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None
+            if not is_full(error):
+                raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None
+            backlog = self._open_backlog(directory, -1, description)
+            backlog.begin_in_memory(error, lambda: _make(directory, FAILED, description))
+            return backlog
         return self._open_backlog(directory, lock, description)
 
     def _open_backlog(self, directory: Path, lock: int, description: Description) -> SpooledBacklog:
@@ -126,6 +137,8 @@ class Spool:
         """
         try:
             found = [(_changed(path), path) for path in self.directory.iterdir()]
+        except FileNotFoundError:
+            found = []  # the disk was too full to create it
         except OSError as error:
             raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None
         self.locked_by_others = 0
@@ -291,6 +304,30 @@ def find_resumable(
         if (ended or set(sessions) == set(origin.speakers)) and all(map(fits, sessions.values())):
             return [sessions[speaker] for speaker in origin.speakers if speaker in sessions]
     return []
+
+
+def _make(directory: Path, name: str, description: Description) -> int:
+    """Create the directory of a session, which is described in the file `name`.
+
+    Returns the descriptor of its lock. Raises: OSError.
+    """
+    # No other process adopts the directory before it has its final name.
+    temporary = directory.with_name(f".new-{directory.name}")
+    lock = None
+    try:
+        temporary.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = take_lock(temporary)
+        assert lock is not None
+        save(temporary / name, description.model_dump_json().encode())
+        os.rename(temporary, directory)
+        sync([directory.parent])
+    except OSError:
+        if lock is not None:
+            os.close(lock)
+        clear(temporary)
+        clear(directory)  # if it could only not be synced
+        raise
+    return lock
 
 
 def _clear(directory: Path) -> None:

@@ -193,6 +193,8 @@ class SpooledBacklog(Backlog):
         """Set while session.json has the current session, or is not needed any more."""
         self._succeeded.set()
         self._lock = lock
+        self._make_directory: Callable[[], int] | None = None
+        """Creates the directory and returns its lock, if that failed because the disk was full."""
         self._segment_frames = segment_frames
         self._segments: deque[_Segment] = deque()
         self._dropped: list[tuple[int, int]] = []
@@ -234,6 +236,14 @@ class SpooledBacklog(Backlog):
         elif can_wait:
             self._ahead_chunks = AHEAD_CHUNKS
         self._ahead_on_disk = self._ahead_chunks
+        if not self._on_disk:
+            self._ahead_chunks = self._ahead_chunks and AHEAD_CHUNKS
+
+    def begin_in_memory(self, error: OSError, make_directory: Callable[[], int]) -> None:
+        """Begin on a disk that is full by `error`. `make_directory` is tried until there is room;
+        it returns the lock."""
+        self._make_directory = make_directory
+        self._failed(error)
 
     @property
     def size(self) -> int:
@@ -300,6 +310,8 @@ class SpooledBacklog(Backlog):
             return
         ended = self.ended
         try:
+            if self._make_directory is not None:
+                self._lock, self._make_directory = self._make_directory(), None
             for _ in range(min(_RETURN_CHUNKS, len(self._waiting))):
                 self._append(self._waiting[0])
                 self._waiting_bytes -= len(self._waiting.popleft().payload)
@@ -751,4 +763,6 @@ class SpooledBacklog(Backlog):
             self._writable()  # the name of the new segment records the skipped numbers
             save(self.directory / SESSION, self._encoded())
         except OSError as error:
-            raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None
+            if not is_full(error):
+                raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None
+            self._failed(error)

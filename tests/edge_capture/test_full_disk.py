@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import signal
@@ -53,7 +54,7 @@ def disk(tmp_path: Path, processes: None) -> Iterator[Disk]:
     path = tmp_path / "disk"
     path.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", path],
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},nr_inodes=500", "tmpfs", path],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if mounted.returncode:
@@ -62,6 +63,25 @@ def disk(tmp_path: Path, processes: None) -> Iterator[Disk]:
         pytest.skip(mounted.stderr)
     yield Disk(path)
     subprocess.run(["umount", "--lazy", path], check=True)
+
+
+class _Inodes:
+    """Files that take up all the inodes of a disk."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._directory = disk.path / "inodes"
+        self._directory.mkdir()
+        with contextlib.suppress(OSError):
+            for number in itertools.count():
+                (self._directory / str(number)).touch()
+
+    def free(self) -> None:
+        shutil.rmtree(self._directory)
+
+
+def block_directories(disk: Disk) -> _Inodes:
+    """Leave no room for another file or directory."""
+    return _Inodes(disk)
 
 
 async def kept(disk: Disk) -> tuple[Spool, SpooledBacklog]:
@@ -104,6 +124,82 @@ async def test_a_full_disk_is_used_again_and_nothing_is_lost(disk: Disk) -> None
     (found,) = keeper.adopt()
     assert found.intact
     assert await taken(keeper, found) == [(index, chunk(index)) for index in range(520)]
+    await keeper.close()
+
+
+@pytest.mark.parametrize("sent", [0, 30, 200])
+async def test_a_session_that_begins_on_a_full_disk_moves_to_it(disk: Disk, sent: int) -> None:
+    """Not even the spool's directory can be created at first."""
+    inodes = block_directories(disk)
+    keeper, backlog = await kept(disk)
+    assert keeper.adopt() == []
+    for index in range(200):
+        backlog.put(chunk(index))
+    assert not backlog.durable
+    assert await taken(keeper, backlog, sent) == [(n, chunk(n)) for n in range(sent)]
+    await keeper.tidy()
+    assert not disk.spool.exists()
+    inodes.free()
+    for index in range(200, 220):
+        backlog.put(chunk(index))
+    await keeper.tidy()
+    assert backlog.durable
+    assert backlog.intact
+    assert [path.name for path in disk.spool.glob("*/*.json")] == ["session.json"]
+    assert opened(disk.spool).adopt() == [], "it is locked"
+    await killed(keeper, backlog)
+    keeper = opened(disk.spool)
+    (found,) = keeper.adopt()
+    assert await taken(keeper, found) == [(n, chunk(n)) for n in range(sent, 220)]
+    found.discard()
+    await keeper.close()
+    assert list(disk.spool.iterdir()) == []
+
+
+async def test_a_session_that_ends_on_a_full_disk_leaves_nothing(disk: Disk) -> None:
+    block_directories(disk)
+    keeper, backlog = await kept(disk)
+    for index in range(20):
+        backlog.put(chunk(index, end=index == 19))
+    assert len(await taken(keeper, backlog)) == 20
+    backlog.acknowledge(20)
+    backlog.discard()
+    await keeper.close()
+    assert not disk.spool.exists()
+
+
+@pytest.mark.parametrize("sent", [0, 30])
+async def test_a_session_that_is_resumed_on_a_full_disk_after_a_power_cut(
+    disk: Disk, sent: int
+) -> None:
+    """The numbers that may have been used are skipped, on the disk and in memory."""
+    keeper, backlog = await kept(disk)
+    for index in range(100):
+        backlog.put(chunk(index))
+    await keeper.close()
+    (description,) = disk.spool.glob("*/session.json")
+    text = description.read_text()
+    description.write_text(text.replace(backlog._description.boot, "another"))
+    disk.fill()
+    keeper = opened(disk.spool)
+    (found,) = keeper.adopt()
+    found.set_limits(60, can_wait=False)
+    found.resume()
+    for index in range(150, 200):
+        found.put(chunk(index))
+    received = await taken(keeper, found, 100 + sent)
+    assert [seq for seq, _ in received] == [*range(100), *range(150, 150 + sent)]
+    disk.free()
+    for index in range(200, 210):
+        found.put(chunk(index))
+    await keeper.tidy()
+    assert found.intact
+    await killed(keeper, found)
+    keeper = opened(disk.spool)
+    (again,) = keeper.adopt()
+    seqs = [seq for seq, _ in await taken(keeper, again)]
+    assert seqs[-60 + sent :] == [*range(150 + sent, 210)]
+    assert again.head.index == 210
     await keeper.close()
 
 

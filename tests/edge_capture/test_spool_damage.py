@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,14 +21,16 @@ from edge_capture.spool import disk, find_resumable
 from natterjack.broker.connection import Broker
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.samples import chunk
-from tests.edge_capture.test_resume import spool
+from tests.edge_capture.test_resume import speech, spool
 from tests.edge_capture.test_spool import FORMAT, ORIGIN, opened, spec, taken
 from tests.searching import examples
 
-__all__ = ["spool"]  # a fixture
+__all__ = ["speech", "spool"]  # fixtures
 
 COUNT = 70
 """Chunks of 100 ms in segments of 2 s: three whole ones, and half of another."""
+
+_NOBODY = 65534
 
 
 def record(index: int) -> bytes:
@@ -181,14 +184,17 @@ async def test_an_impossible_number_of_dropped_chunks(spool: Path, text: str) ->
     assert (spool / f"damaged-{session.name}" / "dropped.json").read_text() == text
 
 
+@pytest.mark.parametrize("command", ["send", "file"])
 async def test_the_program_keeps_what_it_cannot_read_and_exits_with_1(
-    ready_broker: Broker, start_edge: StartEdge, spool: Path
+    ready_broker: Broker, start_edge: StartEdge, spool: Path, speech: Path, command: str
 ) -> None:
+    """Also if it has a session of its own, all of which is stored."""
     sessions = [await leave(spool, 0) for _ in range(3)]
     damage(disk.segment_paths(sessions[0])[-1], "garbage", 0.5, 500)
     damage(sessions[1] / "session.json", "truncated", 0.5, 0)
     before = everything(spool)
-    edge = start_edge("send", "--spool", spool)
+    own = (speech, "--speed", "max", "--resume") if command == "file" else ()
+    edge = start_edge(command, *own, "--spool", spool)
     assert await edge.exit_code() == 1, edge.stderr
     assert {path.name for path in spool.iterdir()} == {
         f"damaged-{session.name}" for session in sessions[:2]
@@ -227,6 +233,37 @@ async def test_a_session_that_cannot_be_read_now_stays(spool: Path) -> None:
         chunk(index).payload for index in range(COUNT)
     ]
     assert not reported
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root may")
+@pytest.mark.parametrize("name", [".", "session.json", "000000000040.*", "dropped.json"])
+async def test_a_session_of_another_user_stays(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # which others may enter
+        Path(directory).chmod(0o711)
+        spool = Path(directory) / "spool"
+        session = await leave(spool, 0)
+        (session / "dropped.json").write_text("[]")
+        for path in (spool, session, *session.iterdir()):
+            os.chown(path, _NOBODY, _NOBODY)
+        (path,) = session.glob(name) if name != "." else [session]
+        os.chown(path, 0, 0)
+        path.chmod(path.stat().st_mode & 0o700)
+        before = everything(spool)
+        os.seteuid(_NOBODY)
+        try:
+            keeper = opened(spool)
+            assert keeper.adopt() == []
+        finally:
+            os.seteuid(0)
+        assert keeper.unusable == {session.name}
+        assert [record.message for record in caplog.records] == [
+            "ignoring an unusable session in the spool: Permission denied"
+        ]
+        await keeper.close()
+        assert everything(spool) == before
+        sent, reported = await send(spool)
+        assert len(sent) == COUNT + 1
+        assert not reported
 
 
 async def test_links_to_nothing(spool: Path) -> None:
