@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import soxr
 
-from natterjack.audio import AudioFormat, gap_note
+from natterjack.audio import AudioFormat
+from natterjack.notices import gap_note
 
 from .input.mix import Mixer
 from .input.samples import Samples, to_float, to_pcm

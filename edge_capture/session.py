@@ -12,15 +12,14 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from natterjack.audio import (
-    DROPPED,
     MAX_CHUNK_BYTES,
     MAX_SAMPLE_RATE,
     MIN_SAMPLE_RATE,
-    RESUMED,
     AudioFormat,
 )
 from natterjack.broker.streams import MAX_SPEC_BYTES
 from natterjack.errors import UsageError, problem_text
+from natterjack.notices import DROPPED, RESUMED
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 

@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from . import audio
+from . import audio, notices
 from .control import ControlReply, ControlRequest
-from .events import FinalEvent, InterimEvent, StatusEvent, TurnEvent, UsageEvent
+from .events import FinalEvent, InterimEvent, NoticeEvent, StatusEvent, TurnEvent, UsageEvent
 from .hold import Hold
 from .schemas import plain
 from .spec import SessionSpec
@@ -47,6 +47,7 @@ _EVENTS: dict[str, type[BaseModel]] = {
     "turn": TurnEvent,
     "status": StatusEvent,
     "usage": UsageEvent,
+    "notice": NoticeEvent,
 }
 _VOICE_EVENTS: dict[str, type[BaseModel]] = {
     "status": VoiceStatusEvent,
@@ -108,10 +109,10 @@ def _chunk_headers() -> dict[str, Any]:
             audio.AUDIO_END: {**_FLAG, "description": "present on the last chunk only"},
             audio.AUDIO_NOTE: {
                 "type": "string",
-                "pattern": f"^{audio.NOTE_PATTERN}$",
+                "pattern": f"^{notices.NOTE_PATTERN}$",
                 "description": "conditions of the audio: `code` begins at this chunk, `code:end` "
                 "ended before it. If the position jumps at this chunk, one of these has the "
-                f"cause: {', '.join(map(audio.gap_note, audio.GAP_CAUSES))}",
+                f"cause: {', '.join(map(notices.gap_note, notices.GAP_CAUSES))}",
             },
             audio.MSG_ID: {"type": "string", "description": "<session_id>:<seq>"},
         },

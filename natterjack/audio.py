@@ -6,11 +6,11 @@ The payload of a chunk is raw PCM. With the wire encoding `flac` it is a complet
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from .errors import BadChunk
+from .notices import checked_note
 
 Encoding = Literal["linear16", "mulaw", "alaw"]
 WireEncoding = Literal[Encoding, "flac"]
@@ -34,18 +34,6 @@ AUDIO_TIME = "Audio-Time"
 AUDIO_END = "Audio-End"
 AUDIO_NOTE = "Audio-Note"
 MSG_ID = "Nats-Msg-Id"
-
-BUSY, SUSPENDED, DEVICE_LOST = "busy", "suspended", "device_lost"
-DROPPED, RESUMED = "dropped", "resumed"
-GAP_CAUSES = (BUSY, SUSPENDED, DEVICE_LOST, DROPPED, RESUMED)
-"""Why an edge lost audio, by the Audio-Note of the next chunk: its machine was too busy; its
-machine was suspended; the microphone was away; the oldest audio that waited for NATS was dropped;
-no edge ran."""
-UNNAMED_GAP = "edge"
-"""The cause of a gap of the edge whose cause is unknown."""
-_END = ":end"
-NOTE_PATTERN = r"[a-z_]{1,32}(:end)?(,[a-z_]{1,32}(:end)?){0,2}"
-_NOTE = re.compile(NOTE_PATTERN)
 
 _MAX_INT = 2**63 - 1
 
@@ -89,8 +77,8 @@ class ChunkHeader(NamedTuple):
     end: bool
     """True for the last chunk of the session, whose payload may be empty."""
     note: str = ""
-    """Conditions of the audio: up to three codes, separated by commas. `code` begins at this chunk,
-    `code:end` ended before it. One of GAP_CAUSES is the cause of a gap before the chunk."""
+    """Conditions of the audio, as natterjack.notices has them: up to three codes, separated by
+    commas. `code` begins at this chunk, `code:end` ended before it."""
 
 
 _STREAMINFO = b"\0\0\0\x22"
@@ -123,17 +111,6 @@ def flac_frames(payload: bytes, audio_format: AudioFormat) -> int:
     if max(len(payload), frames * audio_format.frame_bytes) > MAX_CHUNK_BYTES:
         raise BadChunk("size", f"{len(payload)} bytes, {frames} frames when decoded")
     return frames
-
-
-def gap_note(cause: str) -> str:
-    """The note of the chunk that follows a gap with this cause."""
-    return cause + _END
-
-
-def gap_cause(note: str) -> str:
-    """The cause of the gap before a chunk with this note, or UNNAMED_GAP."""
-    ended = (code.removesuffix(_END) for code in note.split(",") if code.endswith(_END))
-    return next((code for code in ended if code in GAP_CAUSES), UNNAMED_GAP)
 
 
 def encode_chunk_headers(header: ChunkHeader) -> dict[str, str]:
@@ -187,11 +164,6 @@ def read_chunk_headers(raw: bytes, prefix: bytes) -> tuple[int, int, int] | None
     return fields if 0 <= fields[0] <= _MAX_INT and 0 <= fields[1] <= _MAX_INT else None
 
 
-def _checked_note(text: str) -> str:
-    """The value of an Audio-Note header; empty if it is malformed, as the audio is still valid."""
-    return text if _NOTE.fullmatch(text) else ""
-
-
 def decode_chunk_headers(
     headers: Mapping[str, str] | None, size_bytes: int, audio_format: AudioFormat
 ) -> ChunkHeader:
@@ -210,7 +182,7 @@ def decode_chunk_headers(
             pos,
             wall_clock(headers[AUDIO_TIME]),
             headers.get(AUDIO_END) == "1",
-            _checked_note(headers.get(AUDIO_NOTE, "")),
+            checked_note(headers.get(AUDIO_NOTE, "")),
         )
     except KeyError as error:
         raise BadChunk("headers", f"{error.args[0]} is missing") from None

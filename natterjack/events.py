@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import from_json, to_json
 
 from .errors import BadEvent, first_problem
+from .notices import CODE_PATTERN
 from .position import Position
 from .subjects import SessionKey
 
@@ -217,7 +218,8 @@ class Gap(_Stretch):
         Field(
             description="lost by the edge: `busy` (its machine was too busy), `suspended` (its "
             "machine was), `device_lost`, `dropped` (too much audio waited), `resumed` (no edge "
-            "ran), or `edge` (unknown). Lost later: `missing`, `bad_chunk`, `unreadable`"
+            "ran), or `edge` (unknown). Left out by it: `muted`. Lost later: `missing`, "
+            "`bad_chunk`, `unreadable`"
         ),
     ]
 
@@ -283,6 +285,13 @@ class Account(_Model):
     recoveries: Annotated[
         dict[str, int], Field(description="number of recoveries of the provider stream, by cause")
     ] = Field(default_factory=dict)
+    notices: Annotated[
+        dict[str, int],
+        Field(description="number of notices of the edge, by code; `other` for unknown codes"),
+    ] = Field(default_factory=dict)
+    notices_suppressed: Annotated[
+        int, Field(ge=0, description="number of those that were not published: too many came")
+    ] = 0
 
 
 StatusState = Literal["assigned", "streaming", "recovering", "handed_over", "closed", "failed"]
@@ -364,7 +373,34 @@ class UsageEvent(Durable):
     ] = Field(default_factory=dict)
 
 
-DurableEvent = FinalEvent | TurnEvent | StatusEvent | UsageEvent
+class NoticeEvent(Durable):
+    """A condition of the audio that begins or ends, as its edge has noted it."""
+
+    type: Annotated[Literal["notice"], _TYPE] = "notice"
+    notice: Annotated[int, Field(ge=0, description="number of the notice: 0, 1, 2 ...")]
+    code: Annotated[
+        str,
+        Field(
+            pattern=f"^{CODE_PATTERN}$",
+            description="the condition, such as `input_dead` or `muted`; later releases, and other "
+            "edges, have more codes",
+        ),
+    ]
+    state: Annotated[
+        Literal["begins", "ends"], Field(description="what the condition does at `at`")
+    ]
+    at: Annotated[Seconds, Field(description="where it begins or ends, in seconds")]
+    audio_position: Annotated[
+        int, Field(alias="position", ge=0, le=2**53, description="the same, as a frame")
+    ]
+    occurred_at: Annotated[Moment | None, Field(description="wall-clock time of `at`")] = None
+    audio_of: Annotated[
+        str | None,
+        Field(description="ID in the headers of the session's audio, if it is not its own"),
+    ] = None
+
+
+DurableEvent = FinalEvent | TurnEvent | StatusEvent | UsageEvent | NoticeEvent
 Event = InterimEvent | DurableEvent
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])

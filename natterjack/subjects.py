@@ -38,9 +38,11 @@ PLAYER_HOLD_PREFIX = "tts.hold"
 VOICE_CONTROL_PREFIX = "tts.control"
 VOICE_EVENT_PREFIX = "tts.event"
 
-EventKind = Literal["interim", "final", "turn", "status", "usage"]
-TRANSCRIPT_KINDS: tuple[EventKind, ...] = ("interim", "final", "turn", "status", "usage")
-DURABLE_KINDS: tuple[EventKind, ...] = ("final", "turn", "status", "usage")
+EventKind = Literal["interim", "final", "turn", "status", "usage", "notice"]
+TRANSCRIPT_KINDS: tuple[EventKind, ...] = (
+    "interim", "final", "turn", "status", "usage", "notice",
+)  # fmt: skip
+DURABLE_KINDS: tuple[EventKind, ...] = ("final", "turn", "status", "usage", "notice")
 """Kinds of event that the broker stores: all but `interim`."""
 VoiceEventKind = Literal["status", "utterance", "usage"]
 VOICE_EVENT_KINDS: tuple[VoiceEventKind, ...] = ("status", "utterance", "usage")

@@ -17,13 +17,14 @@ LONG_MODULES = {
     "worker.audio.feed",
     "worker.capacity.permits",
     "edge_capture.spool.session",
+    "natterjack.events",
     "natterjack.emulators.deepgram.flux_speak",
     "natterjack.emulators.speechmatics.realtime",
 }
 
 CONTRACT = {
-    "events", "decoding", "position", "subjects", "audio", "spec", "control", "hold", "settings",
-    "errors",
+    "events", "decoding", "position", "subjects", "audio", "notices", "spec", "control", "hold",
+    "settings", "errors",
 }  # fmt: skip
 """Modules of `natterjack` that import neither asyncio nor NATS."""
 DESCRIPTION = {"asyncapi", "schemas"}

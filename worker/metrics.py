@@ -20,8 +20,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from natterjack.audio import GAP_CAUSES, UNNAMED_GAP
 from natterjack.broker.login.attempts import REASONS
+from natterjack.notices import CODES, GAP_CAUSES, OTHER, UNNAMED_GAP
 from natterjack.subjects import DURABLE_KINDS, VOICE_EVENT_KINDS
 
 _LATENCY = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10)
@@ -67,6 +67,8 @@ class Metrics:
             self.sessions_ended.labels(outcome)
         for cause in ("missing", UNNAMED_GAP, *GAP_CAUSES, "bad_chunk", "unreadable"):
             self.audio_gaps.labels(cause)
+        for code in (*CODES, OTHER):
+            self.notices.labels(code)
         for complete in ("true", "false"):
             self.session_accounts.labels(complete)
         for scope in ("session", "tenant"):
@@ -216,6 +218,12 @@ class Metrics:
         )
 
     def _providers(self) -> None:
+        self.notices = self._counter(
+            "notices_total",
+            "Notices of edges about their audio, that a condition begins or ends, by its code; "
+            "`other` for codes that this release does not know",
+            "code",
+        )
         self.recoveries = self._counter(
             "recoveries_total", "Provider streams reopened after a failure, by cause", "cause"
         )

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from pathlib import Path
 
-from natterjack.audio import DROPPED, gap_note
+from natterjack.notices import DROPPED, gap_note
 from natterjack.spec import SessionSpec
 from natterjack.telemetry.log import fields
 

@@ -7,7 +7,8 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from typing import NamedTuple, Protocol
 
-from natterjack.audio import BUSY, AudioFormat
+from natterjack.audio import AudioFormat
+from natterjack.notices import BUSY
 
 from ..input.samples import Samples
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from natterjack.audio import BUSY, DEVICE_LOST, SUSPENDED
+from natterjack.notices import BUSY, DEVICE_LOST, SUSPENDED
 
 from ..input.samples import Samples
 from . import Block

@@ -11,7 +11,8 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from natterjack.audio import DEVICE_LOST, SUSPENDED, AudioFormat
+from natterjack.audio import AudioFormat
+from natterjack.notices import DEVICE_LOST, SUSPENDED
 from natterjack.process.run import end_tasks
 from natterjack.telemetry.log import fields
 

@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator
 
 import numpy as np
 
-from natterjack.audio import SUSPENDED, AudioFormat
+from natterjack.audio import AudioFormat
+from natterjack.notices import SUSPENDED
 
 from ..errors import SourceError, SourceLost
 from ..input.containers import recognize

@@ -12,13 +12,13 @@ from uuid import uuid4
 from edge_capture.chunks import Chunk
 from edge_capture.delivery.publisher import Publisher
 from edge_capture.succession import Stopped, Succession, Successor, Transcribed
-from natterjack.audio import gap_note
 from natterjack.broker.connection import Broker
 from natterjack.broker.control import control_session
 from natterjack.control import ControlReply, ControlRequest
 from natterjack.decoding import UnknownEvent
 from natterjack.errors import BrokerError
 from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
+from natterjack.notices import gap_note
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
 

@@ -1,4 +1,5 @@
-"""Differences between a stream or consumer on the broker and its definition. Pure."""
+"""Differences between a stream or consumer on the broker and its definition, and which of them
+matter. Pure."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from nats.js.api import (
 )
 
 from natterjack.errors import StreamMismatch
+from natterjack.subjects import TRANSCRIPT_PREFIX
 
 STORED, COPIES = "what is stored", "copies"
 
@@ -115,6 +117,27 @@ def stream_differences(
     return differences
 
 
+LATER_SUBJECTS = {f"{TRANSCRIPT_PREFIX}.*.*.*.notice"}
+"""Subjects that a stream of an earlier release lacks, and that a worker can do without. They are
+added where programs may create streams."""
+
+
+def check_stream(found: StreamConfig, wanted: StreamConfig) -> list[Difference]:
+    """Return the differences that an operator may have intended.
+
+    Raises: StreamMismatch if a stream with this configuration cannot be used.
+    """
+    differences = stream_differences(found, wanted)
+    usable = set(wanted.subjects or ()) - set(found.subjects or ()) <= LATER_SUBJECTS
+    required = [field for field in _REQUIRED if not (usable and field == "subjects")]
+    if wrong := [d for d in differences if d.field in required]:
+        raise StreamMismatch(
+            f"stream {wanted.name} exists and cannot be used: {'; '.join(map(str, wrong))}. "
+            "`natterjack streams apply` corrects it"
+        )
+    return differences
+
+
 REMAKE_STREAM = ("retention", "storage", "sealed")
 """Fields that the server cannot change in an existing stream."""
 REMAKE_CONSUMER = ("ack_policy", "deliver_policy", "deliver_subject")
@@ -140,18 +163,4 @@ def consumer_differences(found: ConsumerConfig, wanted: ConsumerConfig) -> list[
         "filter_subjects", "headers_only", "inactive_threshold", "pause_until",
     ):  # fmt: skip
         compare(field)
-    return differences
-
-
-def check_stream(found: StreamConfig, wanted: StreamConfig) -> list[Difference]:
-    """Return the differences that an operator may have intended.
-
-    Raises: StreamMismatch if a stream with this configuration cannot be used.
-    """
-    differences = stream_differences(found, wanted)
-    if wrong := [d for d in differences if d.field in _REQUIRED]:
-        raise StreamMismatch(
-            f"stream {wanted.name} exists and cannot be used: {'; '.join(map(str, wrong))}. "
-            "`natterjack streams apply` corrects it"
-        )
     return differences

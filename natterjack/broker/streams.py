@@ -276,7 +276,7 @@ async def ensure(broker: Broker, settings: StreamSettings) -> JetStreamContext:
     """Create what is missing of the streams, consumers and buckets; return JetStream.
 
     Nothing is created if `settings.create_streams` is off. Existing ones are checked, and never
-    changed except for a consumer's ack_wait. Several programs may do this at the same time.
+    changed except for a consumer's ack_wait and, unless that is off, for `LATER_SUBJECTS`. Several programs may do this at the same time.
     Raises: StreamMismatch, which names the problem and its remedy (StreamMissing if something is
     missing); BrokerUnreachable.
     """
@@ -316,7 +316,14 @@ async def _ensure_stream(
             if error.err_code != _NAME_IN_USE:
                 raise
             info = await js.stream_info(name)  # another program created it
-    if differences := check_stream(info.config, wanted):
+    differences = check_stream(info.config, wanted)
+    if create and any(difference.field == "subjects" for difference in differences):
+        has = info.config.subjects or []
+        more = sorted(set(wanted.subjects or ()) - set(has))
+        await js.update_stream(info.config.evolve(subjects=[*has, *more]))
+        log.info("stream takes more subjects", extra=fields(stream=name, subjects=more))
+        differences = [each for each in differences if each.field != "subjects"]
+    if differences:
         log.info(
             "stream differs from the settings, not changed: %s",
             "; ".join(map(str, differences)),

@@ -28,7 +28,7 @@ Door = Literal["deepgram", "speechmatics", "managed", "twilio", "openai", "api"]
 DOORS: tuple[Door, ...] = get_args(Door)
 """The doors of the gateway: `api` reads transcripts and makes tokens, the others take audio."""
 AUDIO_DOORS = tuple(door for door in DOORS if door != "api")
-ReadKind = Literal["interim", "final", "turn", "status", "usage", "utterance"]
+ReadKind = Literal["interim", "final", "turn", "status", "usage", "notice", "utterance"]
 READ_KINDS: tuple[ReadKind, ...] = get_args(ReadKind)
 """The kinds of event that a key may read: all of transcripts and voice sessions."""
 Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_*-]{1,64}$")]

@@ -19,7 +19,7 @@ from .signature import parse_secrets, read_secrets
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9A-Fa-f:.]+")
 """A host that all programs read alike. Some take `127%2e0%2e0%2e1`, or one whose full stops are
 ideographic, for 127.0.0.1."""
-WebhookKind = Literal["final", "closing", "turn", "status", "usage"]
+WebhookKind = Literal["final", "closing", "turn", "status", "usage", "notice"]
 WEBHOOK_KINDS: tuple[WebhookKind, ...] = get_args(WebhookKind)
 
 
@@ -49,7 +49,7 @@ class WebhookSettings(BaseSettings):
     kinds: Annotated[tuple[WebhookKind, ...], NoDecode] = described(
         ("final", "closing"),
         "comma-separated kinds of event to send: `final`, `closing` (the last status of a "
-        "session), `turn`, `status`, `usage`",
+        "session), `turn`, `status`, `usage`, `notice`",
         min_length=1,
     )
     tenant: str | None = described(None, "send only events of this tenant")

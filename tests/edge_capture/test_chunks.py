@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from edge_capture.chunks import Chunker
-from natterjack.audio import DROPPED, AudioFormat
+from natterjack.audio import AudioFormat
+from natterjack.notices import DROPPED
 from tests.edge_capture.program import loudest_hertz, tone
 
 RATE = 16_000

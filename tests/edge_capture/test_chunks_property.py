@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_capture.chunks import Chunk, Chunker
-from natterjack.audio import BUSY, AudioFormat
+from natterjack.audio import AudioFormat
+from natterjack.notices import BUSY
 
 from ..searching import examples
 

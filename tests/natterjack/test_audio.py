@@ -3,17 +3,13 @@ from __future__ import annotations
 import pytest
 
 from natterjack.audio import (
-    GAP_CAUSES,
     MAX_CHUNK_BYTES,
-    UNNAMED_GAP,
     AudioFormat,
     ChunkHeader,
     chunk_header_prefix,
     decode_chunk_headers,
     encode_chunk_headers,
     flac_frames,
-    gap_cause,
-    gap_note,
     read_chunk_headers,
 )
 from natterjack.errors import BadChunk
@@ -39,13 +35,6 @@ def test_the_fast_path_reads_plain_chunks_only() -> None:
     assert read_chunk_headers(raw(HEADER), prefix) == HEADER[1:4]
     assert read_chunk_headers(raw(HEADER._replace(end=True)), prefix) is None
     assert read_chunk_headers(raw(HEADER._replace(note="busy:end")), prefix) is None
-
-
-@pytest.mark.parametrize("cause", GAP_CAUSES)
-def test_a_note_tells_the_cause_of_a_gap(cause: str) -> None:
-    note = gap_note(cause)
-    assert gap_cause(note) == gap_cause(f"input_dead,other:end,{note}") == cause
-    assert gap_cause(cause) == gap_cause("missing:end") == gap_cause("") == UNNAMED_GAP
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from natterjack.audio import (
     SESSION_ID,
     chunk_header_prefix,
     decode_chunk_headers,
-    gap_cause,
     read_chunk_headers,
     wall_clock,
 )
@@ -29,6 +28,7 @@ from natterjack.broker.fastpath import DirectSubscription
 from natterjack.broker.stored import StoreUnavailable, StreamStore
 from natterjack.broker.wire import parse_headers
 from natterjack.errors import BadChunk
+from natterjack.notices import gap_cause
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
 
@@ -264,7 +264,7 @@ class Feed:
             or self._by_seq
             or size % self._payload_unit
             or not 0 < size <= MAX_CHUNK_BYTES
-            or b"\r\nAudio-End" in raw
+            or raw.find(b"\r\nAudio-", len(expected)) > 0  # an end or a note
         ):
             self._buffer_chunk(raw, data, 0)
             self._wake()
@@ -551,6 +551,7 @@ class Feed:
                     frames=chunk.frames - skip,
                     payload=chunk.payload[skip * self._format.frame_bytes :],
                     time_ns=chunk.time_ns and chunk.time_ns + passed,
+                    note="",  # it is about a frame before the start
                 )
             return chunk
         return None

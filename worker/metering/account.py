@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping
 
 from natterjack.events import Account, StatusState
 from natterjack.events import Gap as GapRecord
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
 from worker.audio.feed import Feed, Gap
+from worker.audio.notices import Notices
+from worker.audio.reorder import Chunk
 from worker.metrics import Metrics
 
 from .ledger import Ledger
@@ -62,6 +65,7 @@ class AccountBuilder:
         """Gaps before this second are already counted."""
         self._bad: Counter[str] = Counter()
         self._recoveries: Counter[str] = Counter()
+        self.notices = Notices()
         self.captured = 0
         """End of the newest audio that is known to exist."""
 
@@ -72,8 +76,9 @@ class AccountBuilder:
         self.captured = max(start, captured)
         self.gaps_until = round(start / self._rate, 6)
 
-    def adopt(self, account: Account, gaps_until: float) -> None:
+    def adopt(self, account: Account, gaps_until: float, notices_until: int = -1) -> None:
         """Continue the account of another worker. Call it after `begin`."""
+        self.notices.adopt(account.notices, notices_until)
         self._gaps = list(account.gaps)
         self._gap_seconds = dict(account.gap_seconds)
         self.gaps_until = max(self.gaps_until, gaps_until)
@@ -116,6 +121,15 @@ class AccountBuilder:
                 "gap in the audio",
                 extra=fields(session=str(self._key), seconds=round(seconds, 3), cause=cause),
             )
+
+    def notice(self, chunk: Chunk) -> bool:
+        """Count the notices of a chunk, unless they were counted before. Return whether any are to
+        be published."""
+        if not chunk.note:
+            return False
+        for label in self.notices.meet(chunk.position, chunk.note, chunk.time_ns):
+            self._metrics.notices.labels(label).inc()
+        return self.notices.pending
 
     def leave_out(self, start: int, end: int) -> None:
         """Count the audio from `start` to `end`, which no provider could transcribe, except for
@@ -168,10 +182,14 @@ class AccountBuilder:
         )
         if self._gaps:
             text += f',"gaps":[{",".join(gap.model_dump_json() for gap in self._gaps)}]'
+        counted: dict[str, Mapping[str, float]]
         counted = {"gap_seconds": self._gap_seconds, "bad_chunks": bad}
-        for name, counts in (*counted.items(), ("recoveries", self._recoveries)):
+        counted |= {"recoveries": self._recoveries, "notices": self.notices.counts}
+        for name, counts in counted.items():
             if counts:
                 text += f',"{name}":{json.dumps(counts)}'
+        if self.notices.suppressed:
+            text += f',"notices_suppressed":{self.notices.suppressed}'
         return text + "}"
 
     def captured_seconds(self, reached: int, feed: Feed | None) -> float:

@@ -117,6 +117,8 @@ class Checkpoint(LeaseRecord):
     mark_stream_sequence: int = 1
     gaps_until: float = 0
     """The account contains all gaps before this time, in seconds."""
+    notices_until: int = -1
+    """The account counts all notices up to this position."""
     limit: int | None = None
     """The position at which the session ends, whatever audio follows."""
     limit_reason: str | None = None

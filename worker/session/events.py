@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,20 +16,27 @@ from natterjack.events import (
     Durable,
     FinalEvent,
     InterimEvent,
+    NoticeEvent,
     StatusEvent,
     StatusState,
     TurnEvent,
     TurnKind,
     UsageEvent,
 )
+from natterjack.notices import Note
 from natterjack.plugin.provider import Final, Interim, Turn
 from natterjack.spec import SessionSpec
 from natterjack.subjects import EventKind
+from natterjack.telemetry.log import fields as log_fields
 from worker import fitting
+from worker.audio.notices import Notice, Notices, Published
+from worker.errors import KindNotStored
 from worker.metering.ledger import Ledger
 from worker.metrics import Metrics
 
 from .timeline import Timeline
+
+log = logging.getLogger(__name__)
 
 
 class Outlet(Protocol):
@@ -35,7 +44,7 @@ class Outlet(Protocol):
     MessageTooLarge for an event that the broker would not accept, without publishing it."""
 
     async def resume(self) -> None: ...
-    async def newest(self, kind: EventKind) -> Durable | None: ...
+    async def newest(self, kind: EventKind, *, of_key: bool = False) -> Durable | None: ...
     async def durable(self, kind: EventKind, make: Callable[[int], bytes]) -> None: ...
     async def interim(self, event: bytes) -> None: ...
 
@@ -70,8 +79,8 @@ class EventWriter:
     """Makes and publishes the events of one session under one lease."""
 
     __slots__ = (
-        "_identity", "_metrics", "_outlet", "_rate", "_segment", "_spec", "_turns", "_worker",
-        "position", "provider",
+        "_identity", "_metrics", "_notices_known", "_notices_lock", "_outlet", "_rate", "_segment",
+        "_spec", "_turns", "_worker", "position", "provider",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +95,9 @@ class EventWriter:
         self._identity |= {"repeats": spec.repeats, "continues": spec.continues}
         self._segment = 0
         self._turns = Turns()
+        self._notices_lock = asyncio.Lock()
+        self._notices_known = False
+        """Whether it is known which notices are published."""
         self.provider: str | None = None
         """The provider that the events come from."""
         self.position = 0
@@ -218,6 +230,55 @@ class EventWriter:
             "confidence": event.confidence,
         }
         await self._durable("turn", TurnEvent, fields)
+
+    async def notices(self, notices: Notices) -> None:
+        """Publish the notices that are pending, each once. Raises LeaseLost.
+
+        Several tasks may call it. One that was cancelled may have stored a notice or not, and a
+        former holder, or the session before, may have published some: only the broker knows.
+        """
+        async with self._notices_lock:
+            if not self._notices_known:
+                await self._outlet.resume()
+                last = await self._outlet.newest("notice", of_key=True)
+                notices.resume(*self._published(last))
+            self._notices_known = False
+            while (found := notices.next()) is not None:
+                number, notice = found
+                fields = self._notice(number, notice)
+                try:
+                    await self._durable("notice", NoticeEvent, fields)
+                except KindNotStored as error:
+                    log.warning("%s", error, extra=log_fields(session=str(self._spec.key)))
+                    notices.drop()
+                    break
+                notices.published()
+            self._notices_known = True
+
+    def _published(self, last: Durable | None) -> tuple[int, Published | None]:
+        """How many notices the session has published, and the last one of its audio."""
+        if not isinstance(last, NoticeEvent):
+            return 0, None
+        place = Published(last.audio_position, Note(last.code, last.state == "ends"))
+        if last.session_id == self._spec.session_id:
+            return last.notice + 1, place
+        same = (last.audio_of or last.session_id) == self._spec.audio_session_id
+        return 0, place if same and self._spec.repeats is None else None
+
+    def _notice(self, number: int, notice: Notice) -> dict[str, Any]:
+        position, note, time_ns = notice
+        spec = self._spec
+        audio_of = spec.audio_session_id
+        return {
+            **self._common(),
+            "notice": number,
+            "code": note.code,
+            "state": "ends" if note.ended else "begins",
+            "at": round(position / self._rate, 6),
+            "position": position,
+            "occurred_at": datetime.fromtimestamp(time_ns / 1e9, UTC) if time_ns else None,
+            "audio_of": None if audio_of == spec.session_id else audio_of,
+        }
 
     async def end_turn(self) -> None:
         """End the open turn, if any, where finals end: no provider stream will end it."""

@@ -177,6 +177,7 @@ class Intake:
                 feed.give_back(item)
                 return True
             elif item.end:
+                self._lease.progress.account_builder.notice(item)
                 return False
         self.end_reason = self._lease.cutoff.reason
         return False

@@ -210,7 +210,7 @@ class Lease(BaseLease[Checkpoint]):
         self.cutoff.begin(adopted.start_position)
         progress.writer.position = adopted.position
         progress.writer.provider = stored.provider
-        progress.account_builder.adopt(account, stored.gaps_until)
+        progress.account_builder.adopt(account, stored.gaps_until, stored.notices_until)
         sent_until = max(used.sent_until, adopted.sent_until)
         progress.ledger.adopt(used.providers, sent_until, used.captured_seconds)
         self.cutoff.adopt(stored.limit, stored.limit_reason, stored.limit_detail, adopted.position)
@@ -233,6 +233,7 @@ class Lease(BaseLease[Checkpoint]):
         checkpoint.position = final
         checkpoint.mark_position, checkpoint.mark_seq, checkpoint.mark_stream_sequence = mark
         checkpoint.gaps_until = progress.account_builder.gaps_until
+        checkpoint.notices_until = progress.account_builder.notices.counted_until
         checkpoint.limit, checkpoint.limit_reason = cutoff.position, cutoff.reason
         checkpoint.limit_detail = cutoff.detail
         # After a final, figures as old as those in the roster are good enough.
@@ -241,9 +242,13 @@ class Lease(BaseLease[Checkpoint]):
         return account
 
     async def before_final(self) -> None:
-        """Store gaps before the final that follows them: a worker that resumes after the final
-        does not see them. Raises LeaseLost."""
-        if self.progress.account_builder.gaps_until > self.checkpoint.gaps_until:
+        """Store gaps, and publish and count notices, before the final that follows them: a worker
+        that resumes after the final does not see them. Raises LeaseLost."""
+        builder, checkpoint = self.progress.account_builder, self.checkpoint
+        if builder.notices.pending:
+            await self.progress.publish_notices()
+        counted = builder.notices.counted_until
+        if builder.gaps_until > checkpoint.gaps_until or counted > checkpoint.notices_until:
             await self.write()
 
     async def after_final(self, event: Final) -> None:

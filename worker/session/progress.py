@@ -127,6 +127,7 @@ class Progress:
     async def leave_out(self, fault: ProviderError, end: int) -> str:
         """Publish what can be read of the audio from the end of finals to `end`, which no provider
         can transcribe, and count the rest as a gap. Return what was done, for people."""
+        await self.publish_notices()
         writer, start = self.writer, self.writer.position
         readable = fault.readable if isinstance(fault, RemoteProtocolError) else None
         if readable is not None and self.timeline is not None:
@@ -142,6 +143,11 @@ class Progress:
         if end <= start:
             return "its text is published"
         return f"left out {start / self._rate:.2f} to {end / self._rate:.2f} s"
+
+    async def publish_notices(self) -> None:
+        """Publish the notices that were met and are not published. Raises LeaseLost."""
+        if self.account_builder.notices.pending:
+            await self.writer.notices(self.account_builder.notices)
 
     def account(self) -> Account:
         """The session's account as of now."""

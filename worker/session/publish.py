@@ -10,16 +10,17 @@ from typing import NamedTuple
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.broker.differences import overlap
 from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.broker.store_limits import explain_refused_message
 from natterjack.events import Durable, StatusEvent, parse_durable
 from natterjack.subjects import DURABLE_KINDS, TRANSCRIPT_PREFIX, SessionKey
 from natterjack.telemetry.log import fields
-from worker.errors import LeaseLost
+from worker.errors import KindNotStored, LeaseLost
 
 log = logging.getLogger(__name__)
 
@@ -148,11 +149,12 @@ class Publisher:
         self._next_sequence = event.sequence + 1
         return event
 
-    async def newest(self, kind: str) -> Durable | None:
-        """The newest event of one kind of this session."""
+    async def newest(self, kind: str, *, of_key: bool = False) -> Durable | None:
+        """The newest event of one kind of this session, or of any session `of_key`."""
         last = await self._last(self._subjects[kind])
         event = last.event if last else None
-        return event if event is not None and event.session_id == self._session_id else None
+        mine = event is not None and (of_key or event.session_id == self._session_id)
+        return event if mine else None
 
     async def end_of(self, session_id: str) -> StatusEvent | None:
         """The closing event of an earlier session of the key; None if the stream has none."""
@@ -208,7 +210,8 @@ class Publisher:
         """Publish the event that `make` encodes for its `sequence`; return when it is stored.
 
         Retries while the broker is away. Raises LeaseLost if the event is refused; MessageTooLarge
-        if it exceeds the server's max_payload, and then nothing is stored. If the caller is
+        if it exceeds the server's max_payload, KindNotStored if an earlier release made the stream,
+        and then nothing is stored. If the caller is
         cancelled, a publish that has begun continues and `resume` waits for it: otherwise `resume`
         would miss the event, and its words would be published twice.
         """
@@ -286,6 +289,11 @@ class Publisher:
                 self._oversized += 1
                 raise
             except (NatsError, TimeoutError) as error:
+                if isinstance(error, NoStreamResponseError) and not await self._taken(event.kind):
+                    raise KindNotStored(
+                        f"stream {self._channel.stream} does not take events of kind {event.kind}, "
+                        "which are not stored: run `natterjack streams apply`"
+                    ) from None
                 reason = repr(error)
             if not warned:
                 warned = True
@@ -295,6 +303,15 @@ class Publisher:
             await self._broker.wait_connected()
             repeated = True
             acknowledged = await self._post(event)
+
+    async def _taken(self, kind: str) -> bool:
+        """Whether the stream takes events of a kind, as far as the broker says."""
+        try:
+            found = await self._js.stream_info(self._channel.stream)
+        except (NatsError, TimeoutError):
+            return True
+        subject = self._subjects[kind]
+        return any(overlap(subject, each) for each in found.config.subjects or ())
 
     async def interim(self, event: bytes) -> None:
         """Publish an interim, or drop it while the broker is away: the next interim replaces it.

@@ -131,6 +131,8 @@ class Relay:
             while self._unsent:
                 await self._send_audio(self._unsent.pop(0))
             if isinstance(item, Chunk):
+                if item.note and account_builder.notice(item):
+                    self.wake_guard()  # which publishes it
                 if item.frames:
                     await self._send_chunk(item)
                 if item.end:

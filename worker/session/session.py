@@ -99,13 +99,8 @@ class Session:
         self._cutoff = Cutoff(rate, spec.max_seconds, settings.warning_fractions)
         claimant = Claimant(self.id, request_sequence, epoch, settings.name, holder, instance)
         assert services.checkpoints is not None
-        self._lease = Lease(
-            CheckpointStore(services.broker, services.checkpoints, key, Checkpoint),
-            claimant,
-            spec,
-            self.progress,
-            self._cutoff,
-        )
+        store = CheckpointStore(services.broker, services.checkpoints, key, Checkpoint)
+        self._lease = Lease(store, claimant, spec, self.progress, self._cutoff)
         self.trace = lease_trace(spec, epoch, settings.name, headers)
         self._lifecycle = Lifecycle(key, self._lease, self.trace)
         self._record_prefix = record_prefix(spec, epoch, holder)
@@ -179,6 +174,7 @@ class Session:
     async def _end(self, state: StatusState, reason: str, detail: str | None = None) -> None:
         """Publish the closing event with the session's account."""
         writer, ledger = self.progress.writer, self.progress.ledger
+        await self.progress.publish_notices()
         await writer.end_turn()
         if ledger.usage():
             await writer.usage(ledger)
@@ -328,6 +324,7 @@ class Session:
             retry.answered_seconds = relay.connected_seconds if relay.answered else None
             retry.pending = results.pending
             progress.timeline, progress.relay = relay.timeline, None
+        await progress.publish_notices()
         # The provider has sent all that was due: what no final covers was silence.
         end = relay.timeline.position if results.end is None else results.end
         progress.writer.position = max(progress.final, end)
@@ -348,10 +345,11 @@ class Session:
         return ended
 
     async def _guard(self, relay: Relay) -> None:
-        """Whenever woken, raise the stream's error, confirm the lease and publish usage."""
+        """Whenever woken, raise the stream's error, confirm the lease, publish what is due."""
         while True:
             await relay.wait_guard()
             await self._lease.confirm()
+            await self.progress.publish_notices()
             await self._usage.publish(self.progress.writer, self.progress.ledger)
 
     def warn_budget(self, remaining_seconds: float | None) -> None:

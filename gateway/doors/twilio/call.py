@@ -12,8 +12,8 @@ from aiohttp import WSMsgType, web
 
 from edge_capture.playback.player import Player
 from edge_capture.playback.playout import PlayOptions
-from natterjack.audio import DROPPED
 from natterjack.errors import NatterjackError
+from natterjack.notices import DROPPED
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
 

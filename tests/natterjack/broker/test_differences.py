@@ -163,6 +163,19 @@ def test_a_stream_must_have_the_fields_that_guard_against_loss() -> None:
                 check_stream(wanted.evolve(**changes), wanted)
 
 
+def test_a_stream_of_an_earlier_release_lacks_notices() -> None:
+    (wanted,) = (
+        each
+        for each in streams.stream_configs(StreamSettings())
+        if each.name == streams.TRANSCRIPTS
+    )
+    earlier = [subject for subject in wanted.subjects or () if not subject.endswith(".notice")]
+    (difference,) = check_stream(wanted.evolve(subjects=earlier), wanted)
+    assert difference.field == "subjects"
+    with pytest.raises(StreamMismatch, match="subjects is"):
+        check_stream(wanted.evolve(subjects=earlier[1:]), wanted)
+
+
 def test_an_operator_may_choose_sizes_and_ages() -> None:
     wanted = streams.stream_configs(StreamSettings())[1]
     theirs = wanted.evolve(max_age=1.0, max_bytes=10**6, num_replicas=3)

@@ -33,7 +33,7 @@ class Published:
     async def resume(self) -> None:
         pass
 
-    async def newest(self, kind: EventKind) -> Any:
+    async def newest(self, kind: EventKind, *, of_key: bool = False) -> Any:
         return next((event for event in reversed(self.events) if event.type == kind), None)
 
     async def durable(self, kind: EventKind, make: Callable[[int], bytes]) -> None:
