@@ -276,9 +276,10 @@ async def ensure(broker: Broker, settings: StreamSettings) -> JetStreamContext:
     """Create what is missing of the streams, consumers and buckets; return JetStream.
 
     Nothing is created if `settings.create_streams` is off. Existing ones are checked, and never
-    changed except for a consumer's ack_wait and, unless that is off, for `LATER_SUBJECTS`. Several programs may do this at the same time.
-    Raises: StreamMismatch, which names the problem and its remedy (StreamMissing if something is
-    missing); BrokerUnreachable.
+    changed except for a consumer's ack_wait and, unless that is off, the subjects that a stream of
+    an earlier release lacks. Several programs may do this at the same time. Raises: StreamMismatch,
+    which names the problem and its remedy (StreamMissing if something is missing);
+    BrokerUnreachable.
     """
     js = broker.client.jetstream()
     with translated():
