@@ -121,10 +121,14 @@ async def run(notes: list[str], steps: list[Step]) -> tuple[Broker, Account]:
         elif step == "publish":
             await worker.progress.publish_notices()
         elif step in ("before", "after"):
+            await worker.progress.publish_notices()
+            worker.read(size)
             broker.cut = "before" if step == "before" else "after"
             with contextlib.suppress(asyncio.CancelledError):
                 await worker.progress.publish_notices()
             broker.cut = None
+            if not size % 2:
+                await worker.progress.publish_notices()
         elif step in ("final", "final and die"):
             await worker.final(100 * size, checkpoint=step == "final")
         if step == "fault":
@@ -140,8 +144,6 @@ async def run(notes: list[str], steps: list[Step]) -> tuple[Broker, Account]:
 
 NOTES = st.sampled_from(
     [
-        "",
-        "",
         "",
         "input_dead",
         "input_dead:end",
@@ -170,7 +172,7 @@ STEPS = st.tuples(
 
 
 @examples(150)
-@given(st.lists(NOTES, max_size=30), st.lists(STEPS, max_size=25))
+@given(st.lists(NOTES, min_size=5, max_size=30), st.lists(STEPS, min_size=3, max_size=20))
 def test_every_notice_is_published_once_and_counted_once(
     notes: list[str], steps: list[Step]
 ) -> None:
