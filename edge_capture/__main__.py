@@ -34,6 +34,8 @@ from .agent import Agent, RunOptions
 from .delivery.chain import Chain, announce
 from .display import restore_terminal
 from .errors import KeyTaken, SourceError
+from .keep.directory import open_keep
+from .keep.recorder import Recorder
 from .parser import make_parser
 from .playback.run import PlayRun, make_run
 from .session import (
@@ -48,6 +50,7 @@ from .settings import (
     ConversationSettings,
     DeliverySettings,
     EdgeSettings,
+    KeepSettings,
     MicrophoneSettings,
     PlaySettings,
     ProgressSettings,
@@ -107,6 +110,7 @@ async def _capture(flags: argparse.Namespace) -> int:
     edge, publish = load(EdgeSettings, flags), load(PublishSettings, flags)
     request, broker = load(RequestSettings, flags), load(BrokerSettings, flags)
     keys = make_keys(edge)
+    keep = open_keep(load(KeepSettings, flags))
     spool = _open_spool(flags)
     if flags.resume and spool is None:
         raise UsageError("--resume needs a spool: --spool DIR")
@@ -137,6 +141,8 @@ async def _capture(flags: argparse.Namespace) -> int:
                 )
             for session in sessions:
                 announce(session.chain.spec)
+                if keep is not None:
+                    session.recorder = Recorder(keep, session.spec)
             quiet = load(ProgressSettings, flags).quiet
             options = RunOptions(flags.once, flags.wait, quiet, edge.finish_seconds)
             leftovers = _leftovers([each for each in found if each not in resumed], edge)

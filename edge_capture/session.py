@@ -29,6 +29,7 @@ from .delivery.chain import Chain
 from .delivery.flac import flac_encoder
 from .delivery.publisher import Publisher
 from .delivery.token_bucket import TokenBucket
+from .keep.recorder import Recorder
 from .level import level_dbfs
 from .settings import DeliverySettings, EdgeSettings, PublishSettings, RequestSettings
 from .sources import Block
@@ -50,6 +51,8 @@ class EdgeSession:
         self._chunker = chunker
         flac = self.spec.encoding == "flac"
         self._encode = flac_encoder(self.spec.sample_rate, self.spec.channels) if flac else None
+        self.recorder: Recorder | None = None
+        """Keeps the audio on this machine, too."""
         self.resumed = False
         """Whether an earlier run started the session and more audio follows."""
         self.continued = False
@@ -109,6 +112,11 @@ class EdgeSession:
         return bool(chunks)
 
     def _offer(self, chunk: Chunk) -> None:
+        if self.recorder is not None:
+            if not self.publisher.abandoned:
+                self.recorder.write(chunk)
+            if chunk.end or self.publisher.abandoned:
+                self.recorder.close()
         if self._encode is not None:
             chunk = chunk._replace(payload=self._encode(chunk.payload))
         self.publisher.offer(chunk)

@@ -29,6 +29,13 @@ FILE_RATE = 24_000
 _CONFIG = SettingsConfigDict(env_prefix="EDGE_", frozen=True, extra="ignore", allow_inf_nan=False)
 
 
+def _expanded(value: Path | None) -> Path | None:
+    try:
+        return value and value.expanduser()  # a shell does not expand ~ in a variable
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+
+
 class DeliverySettings(BaseSettings):
     """How audio is delivered to the broker."""
 
@@ -125,10 +132,30 @@ class SpoolSettings(BaseSettings):
     @field_validator("spool")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
-        try:
-            return value and value.expanduser()  # a shell does not expand ~ in a variable
-        except RuntimeError as error:
-            raise ValueError(str(error)) from None
+        return _expanded(value)
+
+
+class KeepSettings(BaseSettings):
+    """Recordings that stay on this machine, whatever NATS does."""
+
+    model_config = SettingsConfigDict(**_CONFIG, env_ignore_empty=True)
+
+    keep: FsPath | None = described(
+        None,
+        "directory in which the published audio is also kept as FLAC files, of an hour at most; if "
+        "unset, it is not",
+    )
+    keep_bytes: int = described(
+        10 * 1024**3,
+        "maximum size of all recordings in it, in bytes; when exceeded, the oldest are deleted",
+        ge=10 * 1024**2,
+    )
+    keep_days: float = described(30, "days after which a recording is deleted", gt=0, le=36_500)
+
+    @field_validator("keep")
+    @classmethod
+    def _expand(cls, value: Path | None) -> Path | None:
+        return _expanded(value)
 
 
 class FleetSettings(BaseSettings):
@@ -329,6 +356,7 @@ FLAGS = (
     Flags(PublishSettings, CAPTURE_COMMANDS, "publish-"),
     Flags(RequestSettings, CAPTURE_COMMANDS),
     Flags(SpoolSettings, (*_AS_MICROPHONE, "send")),
+    Flags(KeepSettings, CAPTURE_COMMANDS),
     Flags(BrokerSettings, (*_AS_MICROPHONE, "send", "play"), "nats-"),
     Flags(FleetSettings, _AS_MICROPHONE),
     Flags(ProgressSettings, (*CAPTURE_COMMANDS, "send", "play")),
