@@ -34,8 +34,8 @@ from .agent import Agent, RunOptions
 from .delivery.chain import Chain, announce
 from .display import restore_terminal
 from .errors import KeyTaken, SourceError
-from .keep.directory import open_keep
-from .keep.recorder import Recorder
+from .keep.recorder import keep_audio, open_keep
+from .keep.settings import KeepSettings
 from .parser import make_parser
 from .playback.run import PlayRun, make_run
 from .session import (
@@ -50,7 +50,6 @@ from .settings import (
     ConversationSettings,
     DeliverySettings,
     EdgeSettings,
-    KeepSettings,
     MicrophoneSettings,
     PlaySettings,
     ProgressSettings,
@@ -141,8 +140,7 @@ async def _capture(flags: argparse.Namespace) -> int:
                 )
             for session in sessions:
                 announce(session.chain.spec)
-                if keep is not None:
-                    session.recorder = Recorder(keep, session.spec)
+            keep_audio(sessions, keep)
             quiet = load(ProgressSettings, flags).quiet
             options = RunOptions(flags.once, flags.wait, quiet, edge.finish_seconds)
             leftovers = _leftovers([each for each in found if each not in resumed], edge)

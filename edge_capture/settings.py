@@ -23,17 +23,12 @@ from natterjack.settings import MODELS as SHARED_MODELS
 from natterjack.settings import BrokerSettings, FsPath, LogSettings, described, variable
 from natterjack.subjects import TOKEN_PATTERN
 
+from .keep.settings import KeepSettings, expanded
+
 FILE_RATE = 24_000
 """Default rate of what is played into a file, in hertz."""
 
 _CONFIG = SettingsConfigDict(env_prefix="EDGE_", frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-def _expanded(value: Path | None) -> Path | None:
-    try:
-        return value and value.expanduser()  # a shell does not expand ~ in a variable
-    except RuntimeError as error:
-        raise ValueError(str(error)) from None
 
 
 class DeliverySettings(BaseSettings):
@@ -132,30 +127,7 @@ class SpoolSettings(BaseSettings):
     @field_validator("spool")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
-        return _expanded(value)
-
-
-class KeepSettings(BaseSettings):
-    """Recordings that stay on this machine, whatever NATS does."""
-
-    model_config = SettingsConfigDict(**_CONFIG, env_ignore_empty=True)
-
-    keep: FsPath | None = described(
-        None,
-        "directory in which the published audio is also kept as FLAC files, of an hour at most; if "
-        "unset, it is not",
-    )
-    keep_bytes: int = described(
-        10 * 1024**3,
-        "maximum size of all recordings in it, in bytes; when exceeded, the oldest are deleted",
-        ge=10 * 1024**2,
-    )
-    keep_days: float = described(30, "days after which a recording is deleted", gt=0, le=36_500)
-
-    @field_validator("keep")
-    @classmethod
-    def _expand(cls, value: Path | None) -> Path | None:
-        return _expanded(value)
+        return expanded(value)
 
 
 class FleetSettings(BaseSettings):

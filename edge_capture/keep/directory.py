@@ -13,7 +13,6 @@ from natterjack.errors import UsageError
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
 
-from ..settings import KeepSettings
 from .policy import Kept, file_name, is_recording, surplus
 
 log = logging.getLogger(__name__)
@@ -99,13 +98,6 @@ class KeepDirectory:
         if self._retry_at is not None:
             self._retry_at = None
             log.warning("recordings are kept again", extra=fields(directory=str(self.directory)))
-
-
-def open_keep(settings: KeepSettings) -> KeepDirectory | None:
-    """The directory that the settings name, or None. Raises: UsageError."""
-    if settings.keep is None:
-        return None
-    return KeepDirectory(settings.keep, settings.keep_bytes, settings.keep_days)
 
 
 def _private(path: str, flags: int) -> int:

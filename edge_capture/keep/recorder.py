@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from natterjack.spec import SessionSpec
 from ..chunks import Chunk
 from ..input.samples import EXPANSIONS
 from .directory import KeepDirectory
+from .settings import KeepSettings
 
 MAX_FILE_S = 3600
 """How much audio a file has at most."""
@@ -20,6 +22,26 @@ _MAX_SILENCE_S = 60
 """A longer gap begins another file, whose name has its time."""
 _LENGTH_AT = 18
 """Where STREAMINFO has the number of frames, beside the rate, channels and bits per sample."""
+
+
+def open_keep(settings: KeepSettings) -> KeepDirectory | None:
+    """The directory that the settings name, or None. Raises: UsageError."""
+    if settings.keep is None:
+        return None
+    return KeepDirectory(settings.keep, settings.keep_bytes, settings.keep_days)
+
+
+class Recorded(Protocol):
+    """A session that can be recorded; `EdgeSession` is one."""
+
+    spec: SessionSpec
+    recorder: Recorder | None
+
+
+def keep_audio(sessions: Iterable[Recorded], directory: KeepDirectory | None) -> None:
+    """Record sessions from now on, if there is a directory for it."""
+    for session in sessions:
+        session.recorder = None if directory is None else Recorder(directory, session.spec)
 
 
 class Recorder:
