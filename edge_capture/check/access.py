@@ -56,9 +56,9 @@ TOO_MUCH: dict[str, tuple[str, str]] = {
 """What no agent needs, with the direction and a subject that it takes."""
 
 
-def _role(tenant: str, speaker: str | None, inbox_prefix: str) -> Permissions:
+def _role(agent: str, tenant: str, speaker: str | None, inbox_prefix: str) -> Permissions:
     """What the role of an edge permits, with the inbox that this agent uses."""
-    user = User("edge", name=NOBODY, tenant=tenant, speaker=speaker)
+    user = User("edge", name=agent, tenant=tenant, speaker=speaker)
     found = user.permissions()
     replies = tuple(subject.replace(user.inbox_prefix, inbox_prefix) for subject in found.subscribe)
     return Permissions(found.publish, replies, found.denied, found.responds)
@@ -66,6 +66,7 @@ def _role(tenant: str, speaker: str | None, inbox_prefix: str) -> Permissions:
 
 def rights(
     permissions: dict[str, Any] | None,
+    agent: str,
     keys: Sequence[tuple[str, str]],
     inbox_prefix: str,
     user: str,
@@ -74,7 +75,7 @@ def rights(
 
     `keys` are the tenant and the speaker of each source.
     """
-    lacking, without = _missing(permissions, keys, inbox_prefix)
+    lacking, without = _missing(permissions, agent, keys, inbox_prefix)
     cure = f"use a user for tenant {keys[0][0]} that `natterjack users add edge` has made"
     if lacking:
         return [failed("rights", f"{user} may not {', '.join(lacking)}", cure)]
@@ -86,7 +87,8 @@ def rights(
         found = [warning("rights", f"{user} may not {', '.join(without)}", cure)]
     else:
         found = [ok("rights", f"{user} may do what an agent needs")]
-    if more := excess(permissions, sorted({tenant for tenant, _ in keys}), inbox_prefix):
+    tenants = sorted({tenant for tenant, _ in keys})
+    if more := excess(permissions, agent, tenants, inbox_prefix):
         found.append(excessive(user, more))
     elif not without:
         found = [ok("rights", f"{user} may do what an agent needs, and nothing more")]
@@ -104,13 +106,16 @@ def excessive(user: str, more: Sequence[str]) -> Finding:
 
 
 def _missing(
-    permissions: dict[str, Any] | None, keys: Sequence[tuple[str, str]], inbox_prefix: str
+    permissions: dict[str, Any] | None,
+    agent: str,
+    keys: Sequence[tuple[str, str]],
+    inbox_prefix: str,
 ) -> tuple[list[str], list[str]]:
     """What an agent cannot do without, and what it can, that the user may not do."""
     lacking: dict[str, None] = {}
     without: dict[str, None] = {}
     for tenant, speaker in keys:
-        role = _role(tenant, speaker, inbox_prefix)
+        role = _role(agent, tenant, speaker, inbox_prefix)
         for direction, subjects in (("publish", role.publish), ("subscribe", role.subscribe)):
             rules = (permissions or {}).get(direction) or {}
             for subject in subjects:
@@ -126,7 +131,7 @@ def _missing(
 
 
 def excess(
-    permissions: dict[str, Any] | None, tenants: Sequence[str], inbox_prefix: str
+    permissions: dict[str, Any] | None, agent: str, tenants: Sequence[str], inbox_prefix: str
 ) -> list[str]:
     """What the user may do beyond the role of an edge of these tenants, in words."""
     more = [
@@ -134,7 +139,7 @@ def excess(
         for name, (direction, subject) in TOO_MUCH.items()
         if judge((permissions or {}).get(direction) or {}, subject) != "none"
     ]
-    roles = [_role(tenant, None, inbox_prefix) for tenant in tenants]
+    roles = [_role(agent, tenant, None, inbox_prefix) for tenant in tenants]
     for direction in ("publish", "subscribe"):
         rules = (permissions or {}).get(direction) or {}
         permitted = [subject for role in roles for subject in getattr(role, direction)]

@@ -42,7 +42,9 @@ Keys = Sequence[tuple[str, str]]
 """The tenant and the speaker of each source."""
 
 
-async def examine(settings: BrokerSettings, keys: Keys, timeout_seconds: float) -> list[Finding]:
+async def examine(
+    settings: BrokerSettings, agent: str, keys: Keys, timeout_seconds: float
+) -> list[Finding]:
     """Run all checks of the broker, one after another on one connection."""
     connections: list[Broker] = []
 
@@ -57,7 +59,7 @@ async def examine(settings: BrokerSettings, keys: Keys, timeout_seconds: float) 
     if not connections:
         return [*findings, *(skipped(name, "there is no connection") for name in _CHECKS)]
     try:
-        checks = BrokerChecks(connections[0], settings, keys)
+        checks = BrokerChecks(connections[0], settings, agent, keys)
         for name in _CHECKS:
             findings += await examined((name, getattr(checks, name)), timeout_seconds)
     finally:
@@ -68,9 +70,10 @@ async def examine(settings: BrokerSettings, keys: Keys, timeout_seconds: float) 
 class BrokerChecks:
     """The checks on one connection."""
 
-    def __init__(self, broker: Broker, settings: BrokerSettings, keys: Keys) -> None:
+    def __init__(self, broker: Broker, settings: BrokerSettings, agent: str, keys: Keys) -> None:
         self._broker = broker
         self._settings = settings
+        self._agent = agent
         self._keys = keys
         self._installation = Installation(broker, settings)
         self._conversation = f"check-{uuid.uuid4().hex[:12]}"
@@ -149,7 +152,9 @@ class BrokerChecks:
         data = answer.get("data") or {}
         user = f"user {one_line(data['user'], 60)}" if data.get("user") else "anybody"
         permissions = data.get("permissions")
-        return access.rights(permissions, self._keys, self._settings.inbox_prefix, user)
+        return access.rights(
+            permissions, self._agent, self._keys, self._settings.inbox_prefix, user
+        )
 
     async def _rights_by_trying(self) -> Sequence[Finding]:
         """Subscribe to what an agent needs, and to what it must not have."""

@@ -9,8 +9,15 @@ import os
 from natterjack.doctor.report import report
 from natterjack.settings import BrokerSettings, load
 
+from ..fleet.name import agent_name
 from ..session import make_keys
-from ..settings import EdgeSettings, MicrophoneSettings, SpoolSettings, check_variables
+from ..settings import (
+    EdgeSettings,
+    FleetSettings,
+    MicrophoneSettings,
+    SpoolSettings,
+    check_variables,
+)
 from ..sources import Source
 from .inputs import Input
 from .run import Agent, examine
@@ -40,6 +47,7 @@ def of_microphone(flags: argparse.Namespace) -> Agent:
         return MicrophoneSource(microphone, channels)
 
     return Agent(
+        name=agent_name(load(FleetSettings, flags)),
         broker=load(BrokerSettings, flags),
         spool=load(SpoolSettings, flags),
         keys=tuple((key.tenant, key.speaker) for key in keys),

@@ -17,6 +17,7 @@ from . import broker, certificates, disk, inputs, network
 class Agent:
     """What is checked: the settings of an agent."""
 
+    name: str
     broker: BrokerSettings
     spool: SpoolSettings
     keys: tuple[tuple[str, str], ...]
@@ -34,7 +35,7 @@ async def examine(agent: Agent, listen_seconds: float, timeout_seconds: float) -
         _heard(agent.inputs, listen_seconds),
         asyncio.to_thread(disk.spool, agent.spool),
         asyncio.gather(*(examined(check, timeout_seconds) for check in ways)),
-        broker.examine(agent.broker, agent.keys, timeout_seconds),
+        broker.examine(agent.broker, agent.name, agent.keys, timeout_seconds),
     )
     return [
         settings(agent.unknown),

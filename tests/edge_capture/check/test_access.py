@@ -20,7 +20,7 @@ def permissions(user: User) -> dict[str, Any]:
 
 
 def judged(user: User, *keys: tuple[str, str]) -> list[Finding]:
-    return rights(permissions(user), keys or KEYS, user.inbox_prefix, user.id)
+    return rights(permissions(user), "e", keys or KEYS, user.inbox_prefix, user.id)
 
 
 @pytest.mark.parametrize("speaker", [None, "s"])
@@ -51,7 +51,7 @@ def test_a_user_that_may_not_publish_fails(user: User, keys: list[tuple[str, str
 
 def test_replies_need_the_inbox_of_the_settings() -> None:
     user = User("edge", name="e", tenant="acme")
-    (finding, *_) = rights(permissions(user), KEYS, "_INBOX", user.id)
+    (finding, *_) = rights(permissions(user), "e", KEYS, "_INBOX", user.id)
     assert finding.state == "failed"
     assert "receive replies on _INBOX.> (NATS_INBOX_PREFIX)" in finding.found
 
@@ -62,18 +62,18 @@ def test_what_an_agent_can_do_without_is_a_warning() -> None:
     given = permissions(user)
     for way in given.values():
         way["allow"] = [s for s in way["allow"] if not s.startswith(("stt.hold", "stt.edge"))]
-    (finding,) = rights(given, KEYS, user.inbox_prefix, user.id)
+    (finding,) = rights(given, "e", KEYS, user.inbox_prefix, user.id)
     assert finding.state == "warning"
     assert finding.found == "edge_acme_e may not notice another agent on its key as acme.*.s"
     assert "users config" in finding.cure
 
 
 def test_a_user_without_permissions_may_do_too_much() -> None:
-    needed, more = rights(None, KEYS, "_INBOX", "anybody")
+    needed, more = rights(None, "e", KEYS, "_INBOX", "anybody")
     assert (needed.state, more.state) == ("ok", "warning")
     assert "read the transcripts of all tenants" in more.found
     assert "and 4 more" in more.found
-    assert excess(None, ["acme"], "_INBOX") == list(TOO_MUCH)
+    assert excess(None, "e", ["acme"], "_INBOX") == list(TOO_MUCH)
 
 
 @pytest.mark.parametrize(
@@ -87,15 +87,17 @@ def test_a_user_without_permissions_may_do_too_much() -> None:
     ids=lambda value: getattr(value, "id", None),
 )
 def test_the_rights_of_other_roles_are_named(user: User, name: str) -> None:
-    assert name in excess(permissions(user), ["acme"], user.inbox_prefix)
+    assert name in excess(permissions(user), "e", ["acme"], user.inbox_prefix)
 
 
 def test_another_tenants_subject_is_named() -> None:
     user = User("edge", name="e", tenant="acme")
     given = permissions(user)
     given["subscribe"]["allow"].append("stt.transcript.other.>")
-    assert excess(given, ["acme"], user.inbox_prefix) == ["subscribe stt.transcript.other.>"]
+    assert excess(given, "e", ["acme"], user.inbox_prefix) == ["subscribe stt.transcript.other.>"]
     given["subscribe"]["deny"] = ["stt.transcript.other.>"]
-    assert excess(given, ["acme"], user.inbox_prefix) == []
-    assert excess(permissions(user), ["acme", "other"], user.inbox_prefix) == []
-    assert "publish stt.audio.acme.*.*" in excess(permissions(user), ["other"], user.inbox_prefix)
+    assert excess(given, "e", ["acme"], user.inbox_prefix) == []
+    assert excess(permissions(user), "e", ["acme", "other"], user.inbox_prefix) == []
+    assert "publish stt.audio.acme.*.*" in excess(
+        permissions(user), "e", ["other"], user.inbox_prefix
+    )

@@ -154,7 +154,7 @@ async def users(tmp_path: Path) -> AsyncIterator[ServerWithUsers]:
 
 async def found(settings: BrokerSettings) -> dict[str, list[Finding]]:
     by_name: dict[str, list[Finding]] = {}
-    for finding in await checks.examine(settings, KEYS, bound(10)):
+    for finding in await checks.examine(settings, "e", KEYS, bound(10)):
         by_name.setdefault(finding.check, []).append(finding)
     return by_name
 
@@ -206,7 +206,7 @@ async def test_streams_that_are_missing(
 
 @pytest.mark.process
 async def test_all_checks_without_an_input(broker_settings: BrokerSettings, tmp_path: Path) -> None:
-    agent = Agent(broker_settings, SpoolSettings(spool=tmp_path), KEYS, (), ("EDGE_X is not",))
+    agent = Agent("e", broker_settings, SpoolSettings(spool=tmp_path), KEYS, (), ("EDGE_X is not",))
     findings = await examine(agent, 1, bound(10))
     names = list(dict.fromkeys(each.check for each in findings))
     assert names == [
