@@ -24,6 +24,7 @@ from natterjack.errors import NatterjackError, UsageError
 from natterjack.process.run import run_loop
 from natterjack.process.sd_notify import notify_systemd
 from natterjack.process.start import flush_streams
+from natterjack.process.variables import report_unknown
 from natterjack.settings import BrokerSettings, LogSettings, load
 from natterjack.subjects import SessionKey
 from natterjack.telemetry import log as logs
@@ -353,8 +354,8 @@ def _run(flags: argparse.Namespace) -> int:
     try:
         _configure_log(flags)
         # `check` has a line of its table for them.
-        for unknown in check_variables(flags) if flags.command != "check" else ():
-            log.warning("%s", unknown)
+        if flags.command != "check":
+            report_unknown((), check_variables(flags))
         if flags.command == "devices":
             return _list_devices()
         with tracing.started("natterjack-edge"):

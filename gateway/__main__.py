@@ -18,7 +18,7 @@ from natterjack.process.run import run_loop
 from natterjack.process.sd_notify import notify_systemd
 from natterjack.process.signals import receiving, stop_signals
 from natterjack.process.start import flush_streams
-from natterjack.process.variables import unknown_variables
+from natterjack.process.variables import report_unknown
 from natterjack.settings import MODELS, BrokerSettings, LogSettings, add_flags, load
 from natterjack.telemetry import log as logs
 from natterjack.telemetry import tracing
@@ -73,8 +73,7 @@ async def _serve(flags: argparse.Namespace) -> None:
 
 async def _serve_until(stopping: asyncio.Event, flags: argparse.Namespace) -> None:
     settings, broker_settings = load(GatewaySettings, flags), load(BrokerSettings, flags)
-    for unknown in unknown_variables(os.environ, {GatewaySettings, AccessSettings, *MODELS}):
-        log.warning("%s", unknown)
+    report_unknown({GatewaySettings, AccessSettings, *MODELS})
     gateway = Gateway(settings, load(AccessSettings, flags))
     port = await serve(gateway)
     try:

@@ -34,7 +34,7 @@ from natterjack.process.run import end_tasks, run_loop
 from natterjack.process.sd_notify import notify_systemd
 from natterjack.process.signals import receiving, stop_signals
 from natterjack.process.start import flush_streams
-from natterjack.process.variables import unknown_variables
+from natterjack.process.variables import report_unknown
 from natterjack.settings import (
     MODELS,
     BrokerSettings,
@@ -112,11 +112,10 @@ async def _work_until(stopping: asyncio.Event, flags: argparse.Namespace) -> Non
     settings = load(WorkerSettings, flags)
     broker_settings, stream_settings = load(BrokerSettings, flags), load(StreamSettings, flags)
     providers, voices = Providers(settings), Voices(settings)
-    for unknown in (
-        *unknown_variables(os.environ, {WorkerSettings, *MODELS}),
-        *providers.unknown_variables([*settings.providers, *settings.voices]),
-    ):
-        log.warning("%s", unknown)
+    report_unknown(
+        {WorkerSettings, *MODELS},
+        providers.unknown_variables([*settings.providers, *settings.voices]),
+    )
     # Reports an unknown provider or a missing key now, not in a session.
     if "transcribe" in stream_settings.kinds:
         for name in settings.providers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Sequence
@@ -15,9 +14,10 @@ from natterjack.errors import BrokerError, NatterjackError, UsageError
 from natterjack.local.demo import demo
 from natterjack.local.up import DEFAULT_PORT, up
 from natterjack.process.terminal import unread
-from natterjack.process.variables import unknown_variables
+from natterjack.process.variables import report_unknown
 from natterjack.settings import MODELS, LogSettings, add_flags, load
 from natterjack.telemetry import log as logs
+from natterjack.webhook.settings import WebhookSettings
 
 from . import budget, erase, keys, limits, plugins, say, sessions, streams, tail, users
 from .arguments import add_command, number, path
@@ -187,8 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parser().parse_args(arguments)
     try:
         logs.configure(load(LogSettings, flags))
-        for unknown in unknown_variables(os.environ, MODELS):
-            log.warning("%s", unknown)
+        report_unknown({*MODELS, WebhookSettings, transcribe.EdgeUserSettings})
         if flags.command == "plugins":
             sys.exit(plugins.show(as_json=flags.json))
         if flags.command == "users":

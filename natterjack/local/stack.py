@@ -110,7 +110,7 @@ class Stack:
         self._installation = installation
         self.announces = announces
         self._gateway_variables = gateway
-        self._gateway: Part | None = None
+        self.gateway: Part | None = None
         self._parts: Parts | None = None
         self._edges: list[Part] = []
         self._exit = contextlib.AsyncExitStack()
@@ -203,7 +203,7 @@ class Stack:
                 )
             )
         if self._gateway_variables is not None:
-            self._gateway = await self._start(
+            self.gateway = await self._start(
                 "gateway",
                 program.command("natterjack-gateway"),
                 {**self._environment, **self._gateway_variables},
@@ -213,9 +213,9 @@ class Stack:
         for worker in self.workers:
             async with step(worker.name, worker.doing, shown=self.announces):
                 self.http_urls.append(str((await worker.logged("worker ready"))["http"]))
-        if self._gateway is not None:
-            async with step("the gateway", self._gateway.doing, shown=self.announces):
-                self.page = address(str((await self._gateway.logged("gateway ready"))["http"]))
+        if self.gateway is not None:
+            async with step("the gateway", self.gateway.doing, shown=self.announces):
+                self.page = address(str((await self.gateway.logged("gateway ready"))["http"]))
 
     async def _wait_for_broker(self, broker: Part) -> None:
         with contextlib.suppress(TimeoutError):
@@ -273,7 +273,7 @@ class Stack:
         assert self._parts is not None
         if self._installation is not None:
             await asyncio.Event().wait()  # there are only edges
-        parts = [self._broker, *self.workers, *([self._gateway] if self._gateway else [])]
+        parts = [self._broker, *self.workers, *([self.gateway] if self.gateway else [])]
         waiting = {asyncio.ensure_future(part.wait()): part for part in parts}
         try:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -6,6 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from natterjack.process.variables import NO_EFFECT
 from natterjack.settings import BrokerSettings
 
 from . import page
@@ -42,6 +43,8 @@ async def up(
 
 
 async def _serve(stack: Stack, opens: bool) -> int:
+    for warning in _unknown(stack):
+        say(f"warning: {warning}")
     say(_addresses(stack))
     if opens:
         await page.show(stack.page)
@@ -50,6 +53,17 @@ async def _serve(stack: Stack, opens: bool) -> int:
     except asyncio.CancelledError:  # by a signal, which is how a stack that works is ended
         say("stopping; Ctrl-C again kills everything")
         return 0
+
+
+def _unknown(stack: Stack) -> list[str]:
+    """What the parts warn of in their logs, which nobody may ever read: misspelled variables."""
+    found = [
+        message
+        for part in (*stack.workers, *filter(None, [stack.gateway]))
+        for message in part.messages("warning")
+        if NO_EFFECT in message
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _addresses(stack: Stack) -> str:

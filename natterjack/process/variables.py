@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from pydantic_settings import BaseSettings
 
 from natterjack.settings import variables
 
+log = logging.getLogger(__name__)
+
 _OURS = ("EDGE_", "WORKER_", "GATEWAY_", "NATTERJACK_")
 """Prefixes that belong to natterjack alone. Others, such as NATS_, have variables of other programs
 too, so only those are reported that resemble a setting."""
 _LIKENESS = 0.65
 """Least similarity: TENNANT and TENANT have 0.92, SPOOL_DIR and SPOOL 0.71, URI and URL 0.67."""
+_PART_LIKENESS = 0.5
+"""The same if its words are all in the name of the setting: DRAIN and DRAIN_SECONDS have 0.55."""
 DEPLOYMENT = {"NATTERJACK_USER", "NATTERJACK_VERSION", "NATTERJACK_EXTRAS"}
 """Variables of deploy/compose.yaml, which may be in the environment of a program too."""
 _SERVICE = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
@@ -34,7 +40,18 @@ class Unknown(NamedTuple):
 
     def __str__(self) -> str:
         hint = f"; did you mean {self.meant}?" if self.meant else ""
-        return f"{self.name} is not a setting and has no effect{hint}"
+        return f"{self.name} {NO_EFFECT}{hint}"
+
+
+NO_EFFECT = "is not a setting and has no effect"
+"""What every message about an unknown variable has."""
+
+
+def report_unknown(models: Collection[type[BaseSettings]], others: Iterable[Unknown] = ()) -> None:
+    """Log a warning for each variable of this process that looks like one of `models` but is not,
+    and for `others`. Every program calls it at its start, with all models that it loads."""
+    for unknown in (*unknown_variables(os.environ, models), *others):
+        log.warning("%s", unknown)
 
 
 def unknown_variables(
@@ -80,9 +97,10 @@ def _closest(
         if name.startswith(prefix):
             rest = name.removeprefix(prefix)
             matcher.set_seq1(rest)
-            if (ratio := matcher.ratio()) >= _LIKENESS:
-                # RATE is part of SAMPLE_RATE, although more of its letters are in RAW.
-                alike.append((set(word.split("_")) <= set(rest.split("_")), ratio, name))
+            # RATE is part of SAMPLE_RATE, although more of its letters are in RAW.
+            part = set(word.split("_")) <= set(rest.split("_"))
+            if (ratio := matcher.ratio()) >= (_PART_LIKENESS if part else _LIKENESS):
+                alike.append((part, ratio, name))
     if not alike:
         return None, 0.0
     _, likeness, closest = max(alike)

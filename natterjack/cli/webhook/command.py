@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 
 from natterjack.process.start import requires_extra
-from natterjack.process.variables import unknown_variables
 from natterjack.settings import BrokerSettings, add_flags, load
 from natterjack.webhook.settings import WebhookSettings
 
@@ -39,8 +37,6 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 async def run(flags: argparse.Namespace) -> int:
     """Run the command and return the exit status. Raises UsageError, BrokerError, NotSent."""
     settings = load(WebhookSettings, flags)
-    for unknown in unknown_variables(os.environ, [WebhookSettings]):
-        log.warning("%s", unknown)
     if flags.action is None:
         with requires_extra(_NAME, _EXTRA):
             from natterjack.webhook import run as webhook

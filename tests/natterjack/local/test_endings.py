@@ -223,10 +223,12 @@ async def test_up(way: Way, tmp_path: Path, runs: list[Run]) -> None:
 
 
 async def test_up_whose_output_nobody_reads(tmp_path: Path, runs: list[Run]) -> None:
-    """It goes on, since others use it, until it is ended."""
+    """It goes on, since others use it, until it is ended. And it says what its worker warns of."""
     arguments = ("up", "--port", "-1", "--provider", "deepgram")
-    runs.append(Run(tmp_path, "natterjack", *arguments, terminal=False))
+    misspelled = {"WORKER_PROVIDR": "x"}
+    runs.append(Run(tmp_path, "natterjack", *arguments, terminal=False, environment=misspelled))
     await runs[0].says(READY)
+    assert "warning: WORKER_PROVIDR is not a setting" in runs[0].text
     runs[0].close()
     await check(runs[0], "up", Way("SIGTERM; nobody reads its output", signals(TERM), 0, when=""))
 

@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_variables_that_kubernetes_sets_are_not_reported() -> None:
         links += [f"{service}_SERVICE_{end}" for end in ("HOST", "PORT", "PORT_CLIENT_METRICS")]
         assert reported(*links) == {}
         assert reported(f"{service}_PORT", value="tcp://10.0.0.1:9464") == {}
-    assert reported("WORKER_PORT", value="9464") == {"WORKER_PORT": None}
+    assert reported("WORKER_PORT", value="9464") == {"WORKER_PORT": "WORKER_HTTP_PORT"}
 
 
 def test_compose_and_units_set_only_what_is_known() -> None:
@@ -189,31 +190,50 @@ def test_a_worker_knows_the_settings_of_its_providers(
 
 
 PROGRAMS = {
-    "edge": ("-m", "edge_capture", "send", "--spool", "spool", "--once"),
-    "worker": ("-m", "worker", "--once", "--provider", "deepgram"),
-    "command": ("-m", "natterjack", "plugins"),
+    "natterjack-edge": (
+        ("-m", "edge_capture", "send", "--spool", "spool", "--once"),
+        {"EDGE_SPOL": "EDGE_SPOOL", "EDGE_STDIN_RATE": "EDGE_STDIN_SAMPLE_RATE"},
+    ),
+    "natterjack-worker": (
+        ("-m", "worker", "--once", "--provider", "deepgram"),
+        {"WORKER_PROVIDERS": "WORKER_PROVIDER", "DEEPGRAM_API_KYE": "DEEPGRAM_API_KEY"},
+    ),
+    "natterjack-gateway": (
+        ("-m", "gateway", "--once", "--http-port", "0"),
+        {"GATEWAY_KEYSFILE": "GATEWAY_KEYS_FILE", "GATEWAY_DRAIN": "GATEWAY_DRAIN_SECONDS"},
+    ),
+    "natterjack": (
+        ("-m", "natterjack", "plugins"),
+        {"WEBHOOK_SECRETS": "WEBHOOK_SECRET", "TRANSCRIBE_EDGE_CRED": "TRANSCRIBE_EDGE_CREDS"},
+    ),
 }
+"""Every program: how it is started, and misspelled variables of its own with what is meant."""
+SHARED = {"NATTERJACK_LOGLEVEL": "NATTERJACK_LOG_LEVEL", "NATS_CRED": "NATS_CREDS"}
+
+
+def test_every_program_is_tested() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert set(PROGRAMS) == set(scripts)
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(
-    ("program", "given", "said"),
-    [
-        ("edge", "EDGE_SPOL", "did you mean EDGE_SPOOL?"),
-        ("worker", "WORKER_PROVIDERS", "did you mean WORKER_PROVIDER?"),
-        ("worker", "DEEPGRAM_API_KYE", "did you mean DEEPGRAM_API_KEY?"),
-        ("command", "NATTERJACK_LOGLEVEL", "did you mean NATTERJACK_LOG_LEVEL?"),
-    ],
-)
-def test_each_program_reports_them(tmp_path: Path, program: str, given: str, said: str) -> None:
-    ours = ("EDGE_", "WORKER_", "NATS_", "NATTERJACK_")
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_each_program_reports_them(tmp_path: Path, program: str) -> None:
+    ours = ("EDGE_", "WORKER_", "GATEWAY_", "NATS_", "NATTERJACK_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    arguments, own = PROGRAMS[program]
+    wrong = {**own, **SHARED}
     ended = subprocess.run(
-        [sys.executable, *PROGRAMS[program]], cwd=tmp_path, text=True, check=False,
-        env={**clean, given: "x", "NATS_URL": "nats://127.0.0.1:9", "PYTHONPATH": str(ROOT)},
+        [sys.executable, *arguments], cwd=tmp_path, text=True, check=False,
+        env={
+            **clean, **dict.fromkeys(wrong, "x"), "NATS_URL": "nats://127.0.0.1:9",
+            "PYTHONPATH": str(ROOT),
+        },
         capture_output=True, timeout=bound(60),
     )  # fmt: skip
-    assert f"{given} is not a setting and has no effect; {said}" in ended.stderr
+    for given, meant in wrong.items():
+        said = f"{given} is not a setting and has no effect; did you mean {meant}?"
+        assert said in ended.stderr, ended.stderr
 
 
 @pytest.mark.process
