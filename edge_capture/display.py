@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.login.attempts import Attempts
 from natterjack.process.terminal import plain, rewritable, size
 from natterjack.telemetry.log import fields
+from natterjack.telemetry.repeats import Repeats
 
 from .delivery.chain import Chain
 from .input.measure import SILENCE_DBFS
@@ -30,7 +32,7 @@ log = logging.getLogger(__name__)
 
 CAPTURING = "capturing"
 _REFRESH_S = 0.25
-_LOG_S = 5.0
+LOG_S = 5.0
 _METER_CELLS = 20
 _METER_FLOOR_DBFS = -60.0
 _LOUD_DBFS = -6.0
@@ -115,23 +117,29 @@ def leftovers_text(leftovers: Sequence[Chain]) -> str:
 
 
 async def log_progress(agent: Agent) -> None:
-    """Log a line for each session every 5 s, until cancelled."""
+    """Log a line for each session every 5 s if its state changes, else less and less often, until
+    cancelled."""
+    repeats: defaultdict[str, Repeats] = defaultdict(lambda: Repeats(LOG_S))
     while True:
-        await asyncio.sleep(_LOG_S)
+        await asyncio.sleep(LOG_S)
         for session in agent.sessions:
+            key, activity, state = str(session.spec.key), agent.activity, state_text(session, agent)
+            if not repeats[key].due(f"{activity}: {state}"):
+                continue
             log.info(
                 "%s",
-                agent.activity,
+                activity,
                 extra=fields(
-                    session=str(session.spec.key),
+                    session=key,
                     position=clock_text(session.seconds),
                     level_dbfs=round(session.level_dbfs()),
                     published=session.publisher.published,
                     unacknowledged=session.publisher.unacknowledged,
-                    state=state_text(session, agent),
+                    state=state,
                 ),
             )
-        if text := leftovers_text(agent.leftovers):
+        text = leftovers_text(agent.leftovers)
+        if text and repeats[""].due("spool"):
             log.info(text)
 
 

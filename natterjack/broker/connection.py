@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 from nats.errors import Error as NatsError
@@ -16,6 +15,7 @@ from natterjack.errors import BrokerUnreachable, NotAllowed, ServerTooOld, Usage
 from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings, load
 from natterjack.telemetry.log import fields
+from natterjack.telemetry.repeats import Repeats
 
 from .acks import Acks
 from .fastpath import Client
@@ -30,7 +30,7 @@ OLDEST_SERVER = (2, 11, 0)
 2.10.26 does not."""
 
 _REFUSED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.I)
-_REPEAT_S, _MAX_REPEATS = 30.0, 20
+_FIRST_REPEAT_S, _MAX_REPEATS = 30.0, 20
 """How long an error is not logged again, and how many errors are remembered for that."""
 _ATTEMPT_S, _ONLY_ATTEMPT_S = 2.0, 10.0
 """The time limit of a connection attempt, and of one that is not repeated."""
@@ -216,6 +216,7 @@ async def connect(
             await beside.close()
 
     attempts.pause()
+    repeats = Repeats(_FIRST_REPEAT_S)
     while True:
         broker = Broker(Client(), attempts, credentials)
         seconds = _ONLY_ATTEMPT_S if once else _ATTEMPT_S
@@ -228,7 +229,8 @@ async def connect(
             if once:
                 raise BrokerUnreachable(f"{reason} (NATS_URL says where it is)") from None
             wait = attempts.pause()
-            log.warning("%s; next attempt in %.1f s", reason, wait)
+            if repeats.due(reason):
+                log.warning("%s; next attempt in %.1f s", reason, wait)
             if on_waiting is not None:
                 await on_waiting(reason)
             await asyncio.sleep(wait)
@@ -250,7 +252,7 @@ async def _connect_once(
 ) -> None:
     client, attempts, url = broker.client, broker.attempts, without_credentials(settings.url)
     client.identify = identify
-    quiet_until: dict[str, float] = {}
+    repeats: dict[str, Repeats] = {}
     connected_once = False
     failed_servers = 0
     last_error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
@@ -276,11 +278,10 @@ async def _connect_once(
                 words = attempts.failed(error, expired=client.identity.expired)
             elif refusal is None:
                 attempts.refused(error)
-            if quiet_until.get(words, 0.0) < time.monotonic():
-                # A missing permission or an absent server causes the same error again and again.
-                if len(quiet_until) > _MAX_REPEATS:
-                    quiet_until.clear()
-                quiet_until[words] = time.monotonic() + _REPEAT_S
+            # A missing permission or an absent server causes the same error again and again.
+            if words not in repeats and len(repeats) > _MAX_REPEATS:
+                repeats.clear()
+            if repeats.setdefault(words, Repeats(_FIRST_REPEAT_S)).due(words):
                 log.warning("NATS: %s", words)
 
     async def on_disconnected() -> None:
@@ -294,6 +295,7 @@ async def _connect_once(
     async def on_reconnected() -> None:
         broker.reconnects = client.stats["reconnects"]
         attempts.connected()
+        repeats.clear()
         log.info("NATS connection is back", extra=fields(url=url))
         broker.acks.connection_lost()
         for callback in list(broker.on_reconnect):

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from edge_capture.display import columns_within
+from edge_capture.display import LOG_S, columns_within
+from edge_capture.sources import microphone
 from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.process.terminal import width
+from natterjack.telemetry.repeats import Repeats
 from tests.edge_capture.program import only_recording, requests, tone
 from tests.edge_capture.test_faults import say, status_event
 from tests.natterjack.local.endings import Run
@@ -73,6 +75,17 @@ def test_the_columns_of_narrow_terminals() -> None:
     assert columns_within(80) == ["speaker", "level", "position", "published", "state"]
     assert columns_within(50) == ["speaker", "position", "state"]
     assert columns_within(20) == ["speaker", "state"]
+
+
+def test_a_day_of_four_sources_is_at_most_200_lines() -> None:
+    """In which nothing happens: progress, the drift of each device, and two lines of each key."""
+    now, lines = 0.0, 0
+    sources = [Repeats(LOG_S, clock=lambda: now) for _ in range(4)]
+    while now < 24 * 3600:
+        now += LOG_S
+        lines += sum(each.due("capturing: streaming by worker-1") for each in sources)
+    drift = 24 * 3600 / microphone._DRIFT_REPORT_S
+    assert lines + 4 * (drift + 2) <= 200
 
 
 @pytest.fixture
