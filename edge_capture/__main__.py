@@ -318,7 +318,7 @@ def _list_devices() -> int:
 
 def _configure_log(flags: argparse.Namespace) -> None:
     settings = load(LogSettings, flags)
-    device = flags.command in ("mic", "devices", "check") or (
+    device = flags.command in ("mic", "run", "devices", "check") or (
         flags.command == "play" and load(PlaySettings, flags).file is None
     )
     if device and settings.log_level != "debug":
@@ -344,8 +344,15 @@ async def _check(flags: argparse.Namespace) -> int:
     return await run(flags)
 
 
-_COMMANDS = {"send": _send, "play": _play, "probe": _probe, "check": _check}
-"""The commands that capture nothing."""
+async def _run_config(flags: argparse.Namespace) -> int:
+    """Run `run`. Returns the exit status."""
+    from .supervisor.command import run_config
+
+    return await run_config(flags)
+
+
+_COMMANDS = {"run": _run_config, "send": _send, "play": _play, "probe": _probe, "check": _check}
+"""The commands but for those that capture one source."""
 
 
 def _run(flags: argparse.Namespace) -> int:

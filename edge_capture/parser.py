@@ -12,6 +12,8 @@ from natterjack.settings import add_flags
 
 from .settings import FLAGS, RequestSettings
 
+CONFIG = Path("/etc/natterjack/edge.toml")
+"""The configuration file of an agent that was installed."""
 _EXAMPLES = """\
 examples:
   natterjack-edge file meeting.flac --tenant acme --language en
@@ -20,6 +22,7 @@ examples:
   natterjack-edge mic --device headset --provider deepgram,sherpa --keyterm natterjack
   natterjack-edge mic --spool /var/lib/natterjack --resume
   natterjack-edge mic --play --conversation call-17 --device headset --play-device headset
+  natterjack-edge run --config /etc/natterjack/edge.toml
   natterjack-edge send --spool /var/lib/natterjack
   natterjack-edge play --tenant acme --conversation call-17 --device speakers
   natterjack-edge play --conversation call-17 --file - | aplay -t raw -f S16_LE -r 24000
@@ -54,6 +57,22 @@ exit status:
   2    an error in the command line, the settings or the output, the server refuses, or with --once
        NATS cannot be reached
   3    another agent plays the key; a later start may find it free
+  130  aborted by a second Ctrl-C
+"""
+_RUNNING = """\
+It captures until SIGTERM or Ctrl-C. A source that fails is tried again and does not disturb others.
+SIGHUP reads the file again, without a gap in sources that did not change; a file that is not usable
+changes nothing. The variables NATS_*, EDGE_SPOOL*, EDGE_TENANT and EDGE_AGENT precede the file.
+
+examples:
+  natterjack-edge run --config /etc/natterjack/edge.toml
+  natterjack-edge run --config edge.toml --check-config
+
+exit status:
+  0    everything that was captured is published and acknowledged
+  1    some chunks are not acknowledged, or a session in the spool is damaged
+  2    an error in the command line, the file or the spool, the server refuses, or with --once NATS
+       cannot be reached
   130  aborted by a second Ctrl-C
 """
 
@@ -208,6 +227,19 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also play the speech of the conversation's voice session",
     )
+    run = command("run", "capture the sources that a file describes", _RUNNING)
+    run.add_argument(
+        "--config",
+        type=Path,
+        default=CONFIG,
+        metavar="FILE",
+        help=f"the configuration file, in TOML [default {CONFIG}]",
+    )
+    run.add_argument(
+        "--check-config",
+        action="store_true",
+        help="say whether the file is usable, and exit",
+    )
     send = command("send", "send what earlier sessions have left in the spool, and exit")
     play = command("play", "play the speech of a voice session", _PLAYING)
     probe = command("probe", "say as JSON whether files can be transcribed, and how long they are")
@@ -241,7 +273,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="time limit of each other check, in seconds [default 10]",
     )
     check.add_argument("--json", action="store_true", help="print JSON")
-    for each in (file, stdin, mic, send, play):
+    for each in (file, stdin, mic, run, send, play):
         each.add_argument(
             "--once", action="store_true", help="exit if the first attempt to reach NATS fails"
         )
@@ -258,6 +290,6 @@ def make_parser() -> argparse.ArgumentParser:
             help="wait until workers have ended the session, or the last that continues it, "
             "and print its text",
         )
-    for each in (file, stdin, mic, send, play, probe, devices, check):
+    for each in (file, stdin, mic, run, send, play, probe, devices, check):
         _add_command_flags(each, each.prog.rpartition(" ")[2])
     return parser

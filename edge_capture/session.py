@@ -71,6 +71,11 @@ class EdgeSession:
         return self.published_seconds(self._chunker.position)
 
     @property
+    def waiting_seconds(self) -> float:
+        """Audio that was captured and has not been sent yet, as far as it is in chunks."""
+        return max(0.0, self.seconds - self.publisher.published_seconds)
+
+    @property
     def gap_seconds(self) -> dict[str, float]:
         """Seconds of this run that are not published, by cause."""
         gaps = {cause: frames / self._source_rate for cause, frames in self._lost.items()}

@@ -330,9 +330,9 @@ FLAGS = (
     Flags(SpoolSettings, (*_AS_MICROPHONE, "send")),
     Flags(KeepSettings, CAPTURE_COMMANDS),
     Flags(BrokerSettings, (*_AS_MICROPHONE, "send", "play"), "nats-"),
-    Flags(FleetSettings, _AS_MICROPHONE),
-    Flags(ProgressSettings, (*CAPTURE_COMMANDS, "send", "play")),
-    Flags(LogSettings, (*CAPTURE_COMMANDS, "send", "play", "probe", "devices")),
+    Flags(FleetSettings, (*_AS_MICROPHONE, "run")),
+    Flags(ProgressSettings, (*CAPTURE_COMMANDS, "run", "send", "play")),
+    Flags(LogSettings, (*CAPTURE_COMMANDS, "run", "send", "play", "probe", "devices")),
 )
 """The settings models of this program, in the order of its help text."""
 

@@ -16,9 +16,12 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def stopped_by_signals(
-    before_abort: Callable[[], None], *, at_once: bool = False
+    before_abort: Callable[[], None],
+    *,
+    at_once: bool = False,
+    reload: Callable[[], None] | None = None,
 ) -> Iterator[asyncio.Event]:
-    """Provide an event that SIGINT, SIGTERM and SIGHUP set.
+    """Provide an event that SIGINT, SIGTERM and SIGHUP set. With `reload`, SIGHUP calls that.
 
     A second SIGINT or SIGTERM, or the first signal if `at_once`, calls `before_abort` and ends the
     process at once, with 130 or 143.
@@ -26,6 +29,9 @@ def stopped_by_signals(
     stop = asyncio.Event()
 
     def received(number: int) -> None:
+        if reload is not None and number == getattr(signal, "SIGHUP", None):
+            reload()
+            return
         if at_once:
             before_abort()
             os._exit(128 + number)

@@ -15,6 +15,8 @@ from .take import Take
 
 log = logging.getLogger(__name__)
 
+_MUTED = "muted"
+"""The cause of a gap while the source was muted."""
 Rotate = Callable[[Block, Take], Take]
 """Returns the take to which a block belongs: the current one, or one that begins with the block."""
 
@@ -27,6 +29,11 @@ class Reading:
         self.take = take
         self.error: SourceLost | None = None
         """Why the source has ended before its end."""
+        self.muted = False
+        """Whether audio is left out, as a gap. It is neither measured nor stored."""
+        self._muted_frames = 0
+        self.frames = 0
+        """Number of frames that were read."""
         self._rotate = rotate
         self.input = InputReport(source, split=len(take.sessions) > 1)
 
@@ -47,6 +54,14 @@ class Reading:
 
     def feed(self, block: Block) -> list[EdgeSession]:
         """Feed all sessions. Returns those that were offered a chunk."""
+        self.frames += len(block.samples)
+        if self.muted:
+            self._muted_frames += block.lost_frames + len(block.samples)
+            return []
+        if self._muted_frames:
+            lost_frames = self._muted_frames + block.lost_frames
+            block = block._replace(lost_frames=lost_frames, cause=_MUTED)
+            self._muted_frames = 0
         self.input.feed(block)
         if self._rotate is not None:
             self.take = self._rotate(block, self.take)

@@ -31,6 +31,7 @@ from .naming import Template
 TableT = TypeVar("TableT", bound=BaseModel)
 
 MAX_BYTES = 1024 * 1024
+DEFAULT_TENANT = "default"
 _TABLES: dict[str, type[Table]] = {
     "nats": NatsTable,
     "spool": SpoolTable,
@@ -57,6 +58,11 @@ class Config:
     delivery: DeliveryTable
     sources: tuple[SourceTable, ...]
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the sources."""
+        return [source.name for source in self.sources]
+
     def template(self, source: SourceTable, host: str) -> Template:
         """The template of the conversations of a source."""
         return Template(source.conversation, agent=self.agent, host=host, source=source.name)
@@ -70,8 +76,11 @@ class Config:
         ]
 
 
-def read_config(path: Path, *, agent: str, tenant: str, host: str) -> Config:
-    """Read a file. `agent`, `tenant`: what holds if it does not say. Raises: ConfigError."""
+def read_config(
+    path: Path, *, host: str, agent: str | None = None, tenant: str | None = None
+) -> Config:
+    """Read a file on the machine `host`. `agent` and `tenant` precede those of the file. Raises:
+    ConfigError."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -79,10 +88,12 @@ def read_config(path: Path, *, agent: str, tenant: str, host: str) -> Config:
         raise ConfigError(f"{path}: {error.strerror}") from None
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: it has more than {MAX_BYTES} bytes")
-    return parse_config(data, str(path), agent=agent, tenant=tenant, host=host)
+    return parse_config(data, str(path), host=host, agent=agent, tenant=tenant)
 
 
-def parse_config(data: bytes, name: str, *, agent: str, tenant: str, host: str) -> Config:
+def parse_config(
+    data: bytes, name: str, *, host: str, agent: str | None = None, tenant: str | None = None
+) -> Config:
     """Parse the content of the file called `name`. Raises: ConfigError."""
     try:
         content = tomllib.loads(data.decode())
@@ -99,7 +110,12 @@ def parse_config(data: bytes, name: str, *, agent: str, tenant: str, host: str) 
 
 
 def _config(
-    content: dict[str, Any], problems: list[str], *, agent: str, tenant: str, host: str
+    content: dict[str, Any],
+    problems: list[str],
+    *,
+    host: str,
+    agent: str | None,
+    tenant: str | None,
 ) -> Config | None:
     tables = {key: content.pop(key, {}) for key in _TABLES}
     sources = content.pop("sources", [])
@@ -124,8 +140,8 @@ def _config(
     if top is None or problems:
         return None
     config = Config(
-        top.agent or agent,
-        top.tenant or tenant,
+        agent or top.agent or host,
+        tenant or top.tenant or DEFAULT_TENANT,
         found["nats"] or NatsTable(),  # type: ignore[arg-type]
         found["spool"] or SpoolTable(),  # type: ignore[arg-type]
         found["delivery"] or DeliveryTable(),  # type: ignore[arg-type]

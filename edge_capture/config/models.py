@@ -33,7 +33,7 @@ class Table(BaseModel):
 
 
 class NatsTable(Table):
-    """`[nats]`: the connection. What is not here comes from the variables `NATS_*`."""
+    """`[nats]`: the connection. The variables `NATS_*` precede it."""
 
     url: str | None = described(None, "server URL, or several separated by commas")
     creds: FsPath | None = described(None, "credentials file (JWT and seed)")
@@ -47,7 +47,8 @@ class NatsTable(Table):
 
 
 class SpoolTable(Table):
-    """`[spool]`: audio on disk until the broker has stored it, for all sources together."""
+    """`[spool]`: audio on disk until the broker has stored it, for all sources. The variables
+    `EDGE_SPOOL*` precede it."""
 
     directory: FsPath | None = described(
         None, "spool directory; if unset, audio is buffered in memory only"
@@ -61,7 +62,7 @@ class SpoolTable(Table):
 
 
 class DeliveryTable(Table):
-    """`[delivery]`: how audio is delivered to the broker."""
+    """`[delivery]`: how audio is delivered to the broker. The variables precede it."""
 
     window_chunks: int | None = described(
         None, "maximum number of chunks of a session that are not yet acknowledged", ge=1, le=10_000
@@ -184,6 +185,11 @@ class SourceTable(Defaults):
         """The speakers of its sessions."""
         return self.split_channels or (self.speaker,)
 
+    @property
+    def split(self) -> int | None:
+        """Number of channels that are sessions; None if all are mixed."""
+        return None if self.split_channels is None else len(self.split_channels)
+
     def same_input(self, other: SourceTable) -> bool:
         """Whether both capture the same, in the same format."""
         keys = ("name", "kind", "publish_sample_rate", "chunk_ms", *self.INPUT)
@@ -300,8 +306,8 @@ class AgentTable(Table):
     """The keys at the beginning of the file."""
 
     agent: Token | None = described(
-        None, "name of the agent; if unset, EDGE_AGENT, or else the name of the host"
+        None, "name of the agent, which EDGE_AGENT precedes; if unset, the name of the host"
     )
     tenant: Token | None = described(
-        None, "tenant: the first part of all keys; if unset, EDGE_TENANT, or else default"
+        None, "tenant: the first part of all keys, which EDGE_TENANT precedes; if unset, default"
     )

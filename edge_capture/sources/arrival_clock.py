@@ -50,9 +50,14 @@ class ArrivalClock:
             return 0
         begin_ns = arrived_ns - self._ns(frames)
         lost = max(0, begin_ns - self._start_ns - self._ns(self._frames)) * self._rate // _NS
-        self._frames += lost
-        self._late_ns = None
+        self.skip(lost)
         return lost
+
+    def skip(self, frames: int) -> None:
+        """So many frames were lost before the next ones."""
+        if frames:
+            self._frames += frames
+            self._late_ns = None
 
     def _ns(self, frames: int) -> int:
         return frames * _NS // self._rate

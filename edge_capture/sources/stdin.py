@@ -41,7 +41,7 @@ class StdinSource:
     """
 
     name = "standard input"
-    waiting_for = None
+    waiting_for: str | None = None
 
     def __init__(
         self, descriptor: int, settings: StdinSettings, speed: float | None, block_ms: int
@@ -116,16 +116,16 @@ class StdinSource:
         self._first_ns = time.time_ns()
         self._pace = Pace(self.format.sample_rate, self._speed, first_ns=self._first_ns)
         if self._error is not None:
-            raise SourceError(_text(self._error))
+            raise SourceError(self._text(self._error))
         if len(self._pending) < self._frame_bytes:
             cut = f": {len(self._pending)} bytes are not a whole frame" if self._pending else ""
-            raise SourceError(f"standard input is empty{cut}")
+            raise SourceError(f"{self.name} is empty{cut}")
         if self._left == 0:
             self._examine_behind()
             if self._ignoring:
-                raise SourceError("standard input is a WAV file without samples")
+                raise SourceError(f"{self.name} is a WAV file without samples")
         if self._header is not None:
-            log.info("standard input is a WAV file: %s", self._header)
+            log.info("%s is a WAV file: %s", self.name, self._header)
 
     async def _examine(self) -> None:
         """Take the format from the header if there is one. Cancel-safe. Raises: SourceError."""
@@ -134,21 +134,20 @@ class StdinSource:
         if found.kind == "other":
             file = "use natterjack-edge file PATH, or " if found.reader else ""
             raise SourceError(
-                f"standard input is {found.name}, not raw audio ({_RAW}); {file}decode it: "
-                + _DECODE
+                f"{self.name} is {found.name}, not raw audio ({_RAW}); {file}decode it: " + _DECODE
             )
         if found.kind == "raw":
             return
         try:
             while (header := parse_wav(bytes(self._pending))) is None:
                 if self._ended:
-                    raise SourceError("standard input ends within the header of a WAV file")
+                    raise SourceError(f"{self.name} ends within the header of a WAV file")
                 if len(self._pending) > _MAX_HEADER_BYTES:
                     raise BadWav("its header is longer than 1 MiB")
                 await self._wait_for_more()
         except BadWav as error:
             raise SourceError(
-                f"standard input is a WAV file, but {error} ({_RAW}); decode it: {_DECODE}"
+                f"{self.name} is a WAV file, but {error} ({_RAW}); decode it: {_DECODE}"
             ) from None
         self._check_declared(header)
         self._header = header
@@ -168,7 +167,7 @@ class StdinSource:
             declared = getattr(self._settings, name)
             if name in self._settings.model_fields_set and declared != value:
                 raise SourceError(
-                    f"standard input is a WAV file ({header}), but --{name.replace('_', '-')} "
+                    f"{self.name} is a WAV file ({header}), but --{name.replace('_', '-')} "
                     f"(EDGE_STDIN_{name.upper()}) is {declared}; leave it out ({_RAW})"
                 )
 
@@ -283,8 +282,8 @@ class StdinSource:
         self._left = None
         if self._header.data_bytes:
             log.warning(
-                "standard input continues after the %.1f s that the header announces; all of it is "
-                "read",
+                "%s continues after the %.1f s that the header announces; all of it is read",
+                self.name,
                 self._header.seconds(self._header.data_bytes),
             )
 
@@ -298,19 +297,20 @@ class StdinSource:
         if self._ignoring:
             await self._wait_ready()  # a writer should not fail because nobody reads
             if self._ignored > _MAX_HEADER_BYTES:
-                log.warning("ignored %d bytes of standard input after the audio", self._ignored)
+                log.warning("ignored %d bytes of %s after the audio", self._ignored, self.name)
         if self._error is not None:
-            raise SourceLost(_text(self._error))
+            raise SourceLost(self._text(self._error))
         if self._header is not None and self._left:
             missing = self._header.seconds(self._left)
             if missing >= _MISSING_S:
                 self._lost = f"{missing:.1f} s of the audio that the header announces are missing"
         if self._lost:
-            raise SourceLost(f"standard input: {self._lost}")
+            raise SourceLost(f"{self.name}: {self._lost}")
         if self._pending:
             log.warning(
-                "ignoring the last %d bytes of standard input, which are not a whole frame of %d",
+                "ignoring the last %d bytes of %s, which are not a whole frame of %d",
                 len(self._pending),
+                self.name,
                 self._frame_bytes,
             )
 
@@ -340,6 +340,5 @@ class StdinSource:
     def close(self) -> None:
         self._unwatch()
 
-
-def _text(error: OSError) -> str:
-    return f"standard input: {error.strerror}"
+    def _text(self, error: OSError) -> str:
+        return f"{self.name}: {error.strerror}"

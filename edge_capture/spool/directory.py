@@ -94,6 +94,16 @@ class Spool:
             if not is_full(error):  # else sessions begin in memory
                 raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None
 
+    @property
+    def size(self) -> int:
+        """Bytes of all its sessions."""
+        return sum(session.size for session in self._sessions)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio of all its sessions."""
+        return sum(session.seconds for session in self._sessions)
+
     def create(self, spec: SessionSpec, origin: Origin, run: str) -> SpooledBacklog:
         """Create the backlog of a new session of run `run`. Raises: SpoolError.
 
@@ -243,7 +253,7 @@ class Spool:
         for session in self._sessions:
             while session.seconds > self.max_seconds and session.mark_oldest():
                 marked = True
-        while sum(session.size for session in self._sessions) > self.max_bytes:
+        while self.size > self.max_bytes:
             if not any(session.mark_oldest() for session in self._sessions):
                 break
             marked = True

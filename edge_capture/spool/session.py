@@ -82,6 +82,8 @@ class Origin(BaseModel):
     speakers: Annotated[tuple[str, ...], Field(min_length=1)]
     """The speakers of the source, with one session each."""
     chunk_ms: Annotated[int, Field(ge=1, le=60_000)]
+    source: str | None = None
+    """Name of the source of an agent with several."""
 
     @property
     def live(self) -> bool:

@@ -9,22 +9,27 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 0.1
+_STATUS_SECONDS = 5.0
 
 
 async def notify_systemd(
-    stopping: asyncio.Event, stop_seconds: float, environment: Mapping[str, str] = os.environ
+    stopping: asyncio.Event,
+    stop_seconds: float,
+    environment: Mapping[str, str] = os.environ,
+    status: Callable[[], str] | None = None,
 ) -> None:
     """Report readiness, then watchdog signals, to systemd until canceled.
 
     Run it beside the program's work. The watchdog signals come from the event loop, at half the
     interval of the unit's `WatchdogSec=`, so a hanging loop sends none and systemd restarts the
     program. When `stopping` is set, systemd is notified and the unit's stop timeout is extended to
-    `stop_seconds`. Returns at once if systemd did not start this process.
+    `stop_seconds`. `status` returns a line for `systemctl status`, which is sent when it is
+    different, every few seconds. Returns at once if systemd did not start this process.
     """
     path = environment.get("NOTIFY_SOCKET")
     if not path:
@@ -37,11 +42,17 @@ async def notify_systemd(
             return
         await _send(systemd, "READY=1")
         interval = _watchdog_interval(environment)
+        pause, shown = interval, ""
+        if status is not None:
+            pause = min(_STATUS_SECONDS, interval or _STATUS_SECONDS)
         while not stopping.is_set():
             if interval is not None:
                 await _send(systemd, "WATCHDOG=1")
+            if status is not None and (line := status()) != shown:
+                shown = line
+                await _send(systemd, f"STATUS={line}")
             try:
-                async with asyncio.timeout(interval):
+                async with asyncio.timeout(pause):
                     await stopping.wait()
             except TimeoutError:
                 continue

@@ -10,7 +10,7 @@ from edge_capture.config.models import FileTable, MicrophoneTable, StreamTable
 
 
 def parse(text: str) -> Config:
-    return parse_config(text.encode(), "edge.toml", agent="pc-7", tenant="default", host="pc-7")
+    return parse_config(text.encode(), "edge.toml", host="pc-7")
 
 
 WHOLE = """
@@ -79,6 +79,11 @@ def test_a_file_may_say_little() -> None:
     assert isinstance(config.sources[0], FileTable)
     assert config.sources[0].speed == "max"
     assert config.sources[0].conversation == "{source}-{time}"
+
+
+def test_a_variable_or_flag_precedes_the_file() -> None:
+    config = parse_config(WHOLE.encode(), "x", host="pc-7", agent="hall", tenant="umbrella")
+    assert (config.agent, config.tenant) == ("hall", "umbrella")
 
 
 A = '[[sources]]\nname = "a"\nkind = "microphone"\n'
@@ -156,13 +161,13 @@ def test_a_key_that_the_defaults_have_for_other_kinds_is_no_problem() -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "edge.toml"
     with pytest.raises(ConfigError, match=r"edge\.toml: No such file"):
-        read_config(path, agent="a", tenant="t", host="h")
+        read_config(path, host="h")
     path.write_bytes(b"#" * (MAX_BYTES + 1))
     with pytest.raises(ConfigError, match="more than 1048576 bytes"):
-        read_config(path, agent="a", tenant="t", host="h")
+        read_config(path, host="h")
     path.write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="not UTF-8"):
-        read_config(path, agent="a", tenant="t", host="h")
+        read_config(path, host="h")
 
 
 def test_only_a_change_of_the_input_needs_a_gap() -> None:

@@ -1,0 +1,1 @@
+"""An agent with several sources: each is captured by itself, all are published by one process."""

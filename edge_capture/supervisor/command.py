@@ -1,0 +1,61 @@
+"""The command `natterjack-edge run`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+
+from natterjack.process.sd_notify import notify_systemd
+from natterjack.settings import load
+
+from ..errors import SteeringError
+from ..settings import ConversationSettings, FleetSettings
+from ..stop_signals import stopped_by_signals
+from .supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+_END_SECONDS = 10.0
+"""Time beyond the finish time for closing the sources, the connection and the spool."""
+
+
+async def run_config(flags: argparse.Namespace) -> int:
+    """Run the agent that `--config` describes. Returns the exit status. Raises: UsageError."""
+    fleet = load(FleetSettings, flags)
+    conversation = load(ConversationSettings, flags)
+    tenant = conversation.tenant if "tenant" in conversation.model_fields_set else None
+    supervisor = Supervisor(flags.config, agent=fleet.agent, tenant=tenant, once=flags.once)
+    if flags.check_config:
+        names = ", ".join(supervisor.config.names)
+        print(f"{flags.config}: agent {supervisor.agent}, tenant {supervisor.tenant}: {names}")
+        return 0
+    hang_up = asyncio.Event()
+    try:
+        with stopped_by_signals(lambda: None, reload=hang_up.set) as stop:
+            async with asyncio.TaskGroup() as tasks:
+                stop_seconds = supervisor.finish_seconds + _END_SECONDS
+                side = [
+                    tasks.create_task(
+                        notify_systemd(stop, stop_seconds, status=supervisor.status),
+                        name="systemd",
+                    ),
+                    tasks.create_task(_reload_after(hang_up, supervisor), name="reload"),
+                ]
+                code = await supervisor.run(stop)
+                for task in side:
+                    task.cancel()
+            return code
+    finally:
+        if supervisor.spool is not None:
+            await supervisor.spool.close()
+
+
+async def _reload_after(hang_up: asyncio.Event, supervisor: Supervisor) -> None:
+    """Reload whenever the process gets SIGHUP, until cancelled."""
+    while True:
+        await hang_up.wait()
+        hang_up.clear()
+        with contextlib.suppress(SteeringError):  # it is logged
+            await supervisor.reload()

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_capture.errors import SteeringError
+from edge_capture.supervisor.supervisor import Supervisor
+from natterjack.broker.connection import Broker
+from natterjack.settings import BrokerSettings
+from tests.edge_capture.supervisor.agents import (
+    BLOCK,
+    Counter,
+    counting,
+    joined,
+    pipe,
+    running,
+    sessions,
+    source,
+    until_stored,
+)
+from tests.waiting import until
+
+
+@pytest.fixture
+def counters(tmp_path: Path) -> Iterator[list[Counter]]:
+    made = [Counter(tmp_path / f"{name}.pipe") for name in "ab"]
+    yield made
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def config(
+    tmp_path: Path, broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    monkeypatch.setenv("NATS_URL", broker_settings.url)
+    return tmp_path / "edge.toml"
+
+
+def state(agent: Supervisor, name: str) -> str:
+    return next(each.state for each in agent.presence().sources if each.name == name)
+
+
+async def test_a_source_goes_on_whatever_happens_to_others(
+    config: Path, counters: list[Counter], ready_broker: Broker
+) -> None:
+    """Rotation loses no sample, and neither does a reload of what did not change."""
+    a, b = counters
+    text = (
+        'agent = "hall"\n'
+        + pipe("a", a, 'speaker = "a"', 'conversation = "room-%Y"')
+        + pipe("b", b, 'speaker = "b"', 'labels = { floor = "1" }')
+        + source("broken", "command", 'command = ["/no/such/program"]')
+    )
+    config.write_text(text)
+    async with running(config) as agent:
+        await a.write(50)
+        await b.write(50)
+        await until(lambda: agent.presence().sources[2].error, "the broken source has failed")
+        assert [each.state for each in agent.presence().sources] == [
+            "capturing", "capturing", "failed",
+        ]  # fmt: skip
+        assert "is not installed" in (agent.presence().sources[2].error or "")
+        assert agent.status() == "2 capturing, 1 failed"
+        await until_stored(ready_broker, "a", 40 * BLOCK)
+
+        assert await agent.act("rotate", "a") == "a: rotated"
+        await a.write(50)
+
+        # An unusable file changes nothing, and says why.
+        config.write_text(text.replace('speaker = "b"', 'speeker = "b"'))
+        with pytest.raises(SteeringError, match="speeker is not a key; did you mean speaker"):
+            await agent.act("reload", None)
+        assert "speeker" in (agent.presence().last_error or "")
+        config.write_text(text.replace("hall", "other"))
+        with pytest.raises(SteeringError, match="agent cannot be changed by a reload"):
+            await agent.reload()
+
+        # What is captured stays the same: new sessions begin with the next sample.
+        config.write_text(
+            text.replace('"1"', '"2"').replace("broken", "quiet")
+            + source("late", "command", 'command = ["sleep", "60"]')
+        )
+        detail = await agent.act("reload", None)
+        assert detail == (
+            "broken removed, b changed with the next session, quiet added, late added"
+        )
+        await a.write(50)
+        await b.write(50)
+        assert [each.name for each in agent.presence().sources] == ["a", "b", "quiet", "late"]
+    first, second = await sessions(ready_broker, "a")
+    first.check_whole()
+    second.check_whole()
+    assert (joined([first, second]) == counting(a.written)).all()
+    gap_ns = second.headers[0].time_ns - first.headers[0].time_ns - round(first.seconds * 1e9)
+    assert abs(gap_ns) < 1e6
+    one, two = await sessions(ready_broker, "b")
+    assert (joined([one, two]) == counting(b.written)).all()
+    assert [one.spec.labels, two.spec.labels] == [{"floor": "1"}, {"floor": "2"}]
+    assert one.spec.conversation.startswith("b-20")
+
+
+async def test_sources_are_steered_one_by_one(
+    config: Path, counters: list[Counter], ready_broker: Broker, tmp_path: Path
+) -> None:
+    a, b = counters
+    config.write_text(
+        f'[spool]\ndirectory = "{tmp_path}/spool"\n'
+        + pipe("a", a, 'speaker = "a"', 'conversation = "x"')
+        + pipe("b", b, 'speaker = "b"', "start = false")
+    )
+    async with running(config) as agent:
+        assert state(agent, "b") == "stopped"
+        await a.write(50)
+        await until(lambda: state(agent, "a") == "capturing", "a is captured")
+        with pytest.raises(SteeringError, match="there is no source 'c'; the sources are: a, b"):
+            await agent.act("stop", "c")
+        assert await agent.act("mute", "a") == "a: muted"
+        assert state(agent, "a") == "muted"
+        await a.write(50)
+        await until(lambda: _taken(agent, a), "the muted audio was read")
+        assert await agent.act("unmute", "a") == "a: no longer muted"
+        await a.write(50)
+        await until(lambda: _taken(agent, a), "the rest was read")
+        assert await agent.act("stop", None) == "a: stopped; b: it is stopped already"
+        await until(lambda: state(agent, "a") == "stopped", "a is stopped")
+        assert await agent.act("start", "a") == "a: started"
+        a.close()
+        before = a.written
+        await a.write(25)
+        await until_stored(ready_broker, "a", 100 * BLOCK)
+    first, second = await sessions(ready_broker, "a")
+    expected = counting(before)
+    muted = [header for header in first.headers if header.note]
+    assert [header.note for header in muted] == ["muted:end"]
+    gap = before - len(first.samples)
+    assert 0 < gap <= 100 * BLOCK
+    at = muted[0].pos - gap
+    assert (first.samples[:at] == expected[:at]).all()
+    assert (first.samples[at:] == expected[muted[0].pos :]).all()
+    assert first.headers[-1].end
+    assert second.spec.conversation == first.spec.conversation
+    assert (second.samples == counting(a.written)[before:]).all()
+
+
+def _taken(agent: Supervisor, counter: Counter) -> bool:
+    """Whether all that was written has been read from the pipe, up to a part of a chunk."""
+    reading = agent.sources[0].reading
+    return reading is not None and counter.written - reading.frames < 4 * BLOCK
