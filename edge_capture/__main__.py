@@ -337,21 +337,18 @@ async def _probe(flags: argparse.Namespace) -> int:
     return await probe_files(flags.paths, flags.track)
 
 
-async def _check(flags: argparse.Namespace) -> int:
-    """Run `check`. Returns the exit status."""
-    from .check.command import run
-
+async def _import_and_run(flags: argparse.Namespace) -> int:
+    """Run `run` or `check`. Returns the exit status."""
+    if flags.command == "run":
+        from .supervisor.command import run_config as run
+    else:
+        from .check.command import run
     return await run(flags)
 
 
-async def _run_config(flags: argparse.Namespace) -> int:
-    """Run `run`. Returns the exit status."""
-    from .supervisor.command import run_config
-
-    return await run_config(flags)
-
-
-_COMMANDS = {"run": _run_config, "send": _send, "play": _play, "probe": _probe, "check": _check}
+_COMMANDS = {
+    "run": _import_and_run, "check": _import_and_run, "send": _send, "play": _play, "probe": _probe
+}  # fmt: skip
 """The commands but for those that capture one source."""
 
 

@@ -7,6 +7,8 @@ import contextlib
 import logging
 from collections.abc import Callable
 
+from natterjack.notices import MUTED
+
 from ..errors import SourceLost
 from ..input_report import InputReport
 from ..session import EdgeSession
@@ -15,8 +17,6 @@ from .take import Take
 
 log = logging.getLogger(__name__)
 
-_MUTED = "muted"
-"""The cause of a gap while the source was muted."""
 Rotate = Callable[[Block, Take], Take]
 """Returns the take to which a block belongs: the current one, or one that begins with the block."""
 
@@ -60,7 +60,7 @@ class Reading:
             return []
         if self._muted_frames:
             lost_frames = self._muted_frames + block.lost_frames
-            block = block._replace(lost_frames=lost_frames, cause=_MUTED)
+            block = block._replace(lost_frames=lost_frames, cause=MUTED)
             self._muted_frames = 0
         self.input.feed(block)
         if self._rotate is not None:

@@ -14,7 +14,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 import numpy as np
 
-from natterjack.audio import DEVICE_LOST, AudioFormat
+from natterjack.audio import AudioFormat
+from natterjack.notices import DEVICE_LOST
 from natterjack.telemetry.log import fields
 
 from ..errors import SourceError, SourceLost
