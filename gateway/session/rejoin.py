@@ -36,9 +36,9 @@ from .session import DELIVERED, ClientSession
 log = logging.getLogger(__name__)
 
 _ASK_S = 0.5
-_LEAVES_S, _LOOK_S = 2.0, 0.05
+_LEAVES_S, _ENDS_S, _LOOK_S = 2.0, 0.5, 0.05
 """How long a client that comes back waits for the gateway that has sent it away, which stores the
-last of its audio."""
+last of its audio; and for one that may not know yet that the earlier connection is lost."""
 _MAX_CANDIDATES = 16
 _CLOCK_S = 5.0
 """By how much the clocks of the broker and of gateways may differ."""
@@ -83,7 +83,8 @@ async def answer_holds(
 
 
 async def is_used(broker: Broker, key: SessionKey) -> bool:
-    """Whether somebody captures a key, as far as is known. Waits for a gateway that ends."""
+    """Whether somebody captures a key, as far as is known. Waits for a gateway that ends, and for
+    one whose client has just been lost."""
     hold = Hold(
         session_id="gateway-asks",
         agent=machine_name(),
@@ -91,7 +92,7 @@ async def is_used(broker: Broker, key: SessionKey) -> bool:
         since=datetime.now(UTC),
         publishing=False,
     )
-    deadline = time.monotonic() + _LEAVES_S
+    began = time.monotonic()
     while True:
         try:
             subject = hold_subject(key)
@@ -102,7 +103,8 @@ async def is_used(broker: Broker, key: SessionKey) -> bool:
         except (NatsError, TimeoutError) as error:
             log.debug("hold of %s: %r", key, error)
             return True
-        if answer is None or answer.publishing or time.monotonic() >= deadline:
+        wait = 0.0 if answer is None else _ENDS_S if answer.publishing else _LEAVES_S
+        if time.monotonic() - began >= wait:
             return True
         await asyncio.sleep(_LOOK_S)
 
@@ -113,20 +115,30 @@ async def find_left(
     """Find the session on an audio subject, which may have wildcards, that has lost its client
     within `max_age_s` seconds. None if there is none, or more than one, or it is not known."""
     try:
-        candidates = [
-            chunk
-            for chunk in await audio.last_of([subject])
-            if chunk.headers.get(AUDIO_END) != "1" and _age_s(chunk) < max_age_s + _CLOCK_S
-        ]
+        candidates = await _open_subjects(audio, [subject], max_age_s)
         if not 0 < len(candidates) <= _MAX_CANDIDATES:
             return None
-        left = [c for c in candidates if not await is_used(broker, parse_key(c.subject))]
+        used = await asyncio.gather(*(is_used(broker, parse_key(each)) for each in candidates))
+        left = [each for each, is_so in zip(candidates, used, strict=True) if not is_so]
         if len(left) != 1:
             return None
-        return await _read_left(broker, left[0], wanted)
+        # Its gateway may have stored more until it let go.
+        chunk = (await _open_subjects(audio, left, max_age_s)).get(left[0])
+        return chunk and await _read_left(broker, chunk, wanted)
     except (StoreUnavailable, NatsError, TimeoutError, ValidationError, KeyError) as error:
         log.debug("no session is rejoined: %r", error)
         return None
+
+
+async def _open_subjects(
+    audio: StreamStore, subjects: list[str], max_age_s: float
+) -> dict[str, Stored]:
+    """The last chunks of sessions that have not ended, by subject."""
+    return {
+        chunk.subject: chunk
+        for chunk in await audio.last_of(subjects)
+        if chunk.headers.get(AUDIO_END) != "1" and _age_s(chunk) < max_age_s + _CLOCK_S
+    }
 
 
 async def _read_left(broker: Broker, chunk: Stored, wanted: AudioFormat) -> Left | None:
