@@ -48,6 +48,7 @@ from .session import (
     resume_sessions,
 )
 from .settings import (
+    CaptionSettings,
     ConversationSettings,
     DeliverySettings,
     EdgeSettings,
@@ -143,7 +144,8 @@ async def _capture(flags: argparse.Namespace) -> int:
                 announce(session.chain.spec)
             keep_audio(sessions, keep)
             quiet = load(ProgressSettings, flags).quiet
-            options = RunOptions(flags.once, flags.wait, quiet, edge.finish_seconds)
+            shown = load(CaptionSettings, flags).captions
+            options = RunOptions(flags.once, flags.wait, quiet, edge.finish_seconds, shown)
             leftovers = _leftovers([each for each in found if each not in resumed], edge)
             agent = Agent(source, sessions, broker, options, spool, leftovers)
             running = agent.run(stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from natterjack.broker.login.attempts import Attempts
 from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings
 
+from .capture.captions import caption_output, on_terminal, show_captions
 from .capture.outcome import close, report_leftover, report_session, report_taken
 from .capture.reading import Reading
 from .capture.take import Take
@@ -41,6 +43,8 @@ class RunOptions:
     """Show no progress."""
     finish_seconds: float = 10
     """How long to wait for acknowledgements after a signal."""
+    captions: bool = False
+    """Show the text of the sessions."""
 
 
 class Agent:
@@ -115,6 +119,8 @@ class Agent:
             if self.sessions:
                 side.append(tasks.create_task(self._publish(), name="publish"))
                 side.append(tasks.create_task(take.follow(), name="follow"))
+            if self.sessions and self._options.captions:
+                side.append(tasks.create_task(self._show_captions(), name="captions"))
             if self._spool is not None:
                 side.append(tasks.create_task(self._spool.maintain(), name="spool"))
             if self.reading is not None:
@@ -157,8 +163,15 @@ class Agent:
         self.take.lift_rate_limit()
 
     async def _display(self) -> None:
-        if not self._options.quiet:
+        # On a terminal, captions are in place of the progress.
+        if not (self._options.quiet or (self._options.captions and on_terminal())):
             await show_progress(self)
+
+    async def _show_captions(self) -> None:
+        keys = [session.spec.key for session in self.sessions]
+        # A terminal that is closed does not end the capture.
+        with contextlib.suppress(OSError), caption_output(keys) as captions:
+            await show_captions(keys, self._link, captions)
 
     async def _capture(self, reading: Reading, stop: asyncio.Event) -> None:
         """Capture until the source ends, or there is nothing to capture for."""

@@ -165,6 +165,18 @@ class ProgressSettings(BaseSettings):
     quiet: bool = described(False, "log warnings and errors only, and show no progress")
 
 
+class CaptionSettings(BaseSettings):
+    """The text of this edge's sessions, for the people at it."""
+
+    model_config = _CONFIG
+
+    captions: bool = described(
+        False,
+        "show what is transcribed of these sessions on standard output while they speak; needs a "
+        "broker user with this right",
+    )
+
+
 class PublishSettings(BaseSettings):
     """The format in which audio is published."""
 
@@ -329,6 +341,7 @@ FLAGS = (
     Flags(RequestSettings, CAPTURE_COMMANDS),
     Flags(SpoolSettings, (*_AS_MICROPHONE, "send")),
     Flags(KeepSettings, CAPTURE_COMMANDS),
+    Flags(CaptionSettings, CAPTURE_COMMANDS),
     Flags(BrokerSettings, (*_AS_MICROPHONE, "send", "play"), "nats-"),
     Flags(FleetSettings, (*_AS_MICROPHONE, "run")),
     Flags(ProgressSettings, (*CAPTURE_COMMANDS, "run", "send", "play")),

@@ -7,7 +7,7 @@ from natterjack.broker.roles import ROLES, Role, User
 from .markdown import heading, sentence
 
 _EXAMPLES: dict[Role, User] = {
-    "edge": User("edge", "NAME", "TENANT"),
+    "edge": User("edge", "NAME", "TENANT", captions=True),
     "worker": User("worker"),
     "gateway": User("gateway"),
     "subscriber": User("subscriber", "NAME", "TENANT", control=True, durable="DURABLE"),
@@ -25,8 +25,9 @@ def page() -> str:
             "Permissions",
             "`natterjack/broker/login/permissions.py`",
             "The subjects that `natterjack users` allows each role. NATS refuses everything else. "
-            "An edge with `--speaker` has that speaker in place of `*`. A subscriber or an "
-            "application without `--tenant` may use those of all tenants. A subscriber without "
+            "An edge with `--speaker` has that speaker in place of `*`, and one without "
+            "`--captions` lacks the events `interim` and `final`. A subscriber or an application "
+            "without `--tenant` may use those of all tenants. A subscriber without "
             "`--control` lacks `stt.control` and `tts.control`, and with `--live` it publishes to "
             "no `$JS.API` subject. One without `--durable` lacks all subjects with `DURABLE` and "
             "those of `STT_DEAD_LETTERS`. One with `--conversation` or `--kinds` has these in "

@@ -70,6 +70,8 @@ class User:
     """The only conversation of a subscriber; None for all of its tenant."""
     kinds: tuple[str, ...] = ()
     """The kinds of event that a subscriber reads; empty for all."""
+    captions: bool = False
+    """True if an edge may receive the live text of its sessions, to show it."""
     public_key: str = field(default="", compare=False)
     old_key: str = field(default="", compare=False)
     """The public key that `public_key` is about to replace; while it is set, both are valid."""
@@ -90,6 +92,8 @@ class User:
             raise UsageError("--speaker is for edges")
         if self.control and self.role not in ("subscriber", "application"):
             raise UsageError("--control is for subscribers and applications")
+        if self.captions and self.role != "edge":
+            raise UsageError("--captions is for edges")
         if self.live and self.role != "subscriber":
             raise UsageError("--live is for subscribers")
         if self.role != "subscriber":
@@ -130,7 +134,8 @@ class User:
         consumers of all users."""
         own = (f"{self.inbox_prefix}.>",)
         if self.role == "edge":
-            return permissions.edge(f"{self.tenant}.*.{self.speaker or '*'}", own)
+            key = f"{self.tenant}.*.{self.speaker or '*'}"
+            return permissions.edge(key, own, captions=self.captions)
         if self.role == "worker":
             return permissions.worker(own)
         if self.role in ("subscriber", "application"):

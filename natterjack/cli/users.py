@@ -20,7 +20,7 @@ from natterjack.process.files import locked, replace_text
 from .arguments import add_command, path
 from .users_config import EDGE_CONNECTIONS, durables, helm_values, server_config
 
-_NEWER = ("durable", "conversation", "kinds")
+_NEWER = ("durable", "conversation", "kinds", "captions")
 """Fields that earlier releases do not know: users.json has them only for users who need them."""
 _LIST, _CONFIG, _LIMITS = "users.json", "users.conf", "limits.json"
 
@@ -56,6 +56,12 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="distinguishes users of the same role, for example edges or services",
     )
     adding.add_argument("--speaker", help="the only speaker for which an edge may open sessions")
+    adding.add_argument(
+        "--captions",
+        action="store_true",
+        help="an edge may also receive the text of its tenant's sessions while they speak, of "
+        "those of its --speaker if it has one, for `natterjack-edge --captions`",
+    )
     adding.add_argument(
         "--control",
         action="store_true",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from natterjack.broker import streams
+from natterjack.broker.login.permissions import CAPTION_KINDS
 from natterjack.broker.roles import User
 from natterjack.subjects import (
     AUDIO_PREFIX,
@@ -35,13 +36,19 @@ def accounts(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) ->
     the reply subject of the acknowledgement, and the server does not check it. It could be another
     tenant's transcript subject, or the API that purges streams.
     """
-    tenants = sorted({user.tenant for user in users if user.role == "edge" and user.tenant})
-    to_edges = {"accounts": [edge_account(tenant) for tenant in tenants]}
+    edges = [user for user in users if user.role == "edge"]
+    tenants = sorted({user.tenant for user in edges if user.tenant})
+    readers = sorted({user.tenant for user in edges if user.tenant and user.captions})
     sections: dict[str, Any] = {
         MAIN: {
             "jetstream": {"max_streams": _MAX_STREAMS, "max_consumers": _MAX_CONSUMERS},
             "users": _users((user for user in users if user.role != "edge"), durables(users)),
-            "exports": [{kind: subject, **to_edges} for kind, subject in _crossing("*") if tenants],
+            "exports": [
+                {kind: subject, "accounts": [edge_account(tenant) for tenant in importing]}
+                for importing, crossing in ((tenants, _crossing("*")), (readers, _captions("*")))
+                for kind, subject in crossing
+                if importing
+            ],
         },
         "SYS": {},
     }
@@ -53,7 +60,11 @@ def accounts(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) ->
             },
             "users": _users(u for u in users if u.role == "edge" and u.tenant == tenant),
             "imports": [
-                {kind: {"account": MAIN, "subject": subject}} for kind, subject in _crossing(tenant)
+                {kind: {"account": MAIN, "subject": subject}}
+                for kind, subject in (
+                    *_crossing(tenant),
+                    *(_captions(tenant) if tenant in readers else ()),
+                )
             ],
         }
     return sections
@@ -81,6 +92,11 @@ def _crossing(tenant: str) -> list[tuple[str, str]]:
         ("stream", speech),
         ("stream", voice_status),
     ]
+
+
+def _captions(tenant: str) -> list[tuple[str, str]]:
+    """Further imports of an edge account, one of whose users has `captions`."""
+    return [("stream", f"{TRANSCRIPT_PREFIX}.{tenant}.*.*.{kind}") for kind in CAPTION_KINDS]
 
 
 def durables(users: Iterable[User]) -> list[str]:

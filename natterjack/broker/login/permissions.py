@@ -26,11 +26,14 @@ from natterjack.subjects import (
     VOICE_CONTROL_PREFIX,
     VOICE_EVENT_PREFIX,
     VOICE_SESSION_PREFIX,
+    EventKind,
 )
 
 from .. import streams
 
 API = "$JS.API"
+CAPTION_KINDS: tuple[EventKind, ...] = ("interim", "final")
+"""The kinds of event that are shown as captions."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,9 @@ def requests_of(name: str) -> tuple[str, ...]:
     )
 
 
-def edge(key: str, own: tuple[str, ...]) -> Permissions:
-    """What an edge may do with sessions whose keys match `key`."""
+def edge(key: str, own: tuple[str, ...], *, captions: bool = False) -> Permissions:
+    """What an edge may do with sessions whose keys match `key`. With `captions`, it also receives
+    their text while they speak; stored text stays out of its reach."""
     status = f"{TRANSCRIPT_PREFIX}.{key}.status"
     holds = (f"{HOLD_PREFIX}.{key}", f"{PLAYER_HOLD_PREFIX}.{key}")
     speech, voice_status = f"{SPEECH_PREFIX}.{key}", f"{VOICE_EVENT_PREFIX}.{key}.status"
@@ -112,7 +116,14 @@ def edge(key: str, own: tuple[str, ...]) -> Permissions:
             f"{API}.DIRECT.GET.{streams.SPEECH}.{speech}",
             "$SYS.REQ.USER.INFO",  # about itself: its rights, and the server's clock
         ),
-        subscribe=(*own, status, *holds, speech, voice_status),
+        subscribe=(
+            *own,
+            status,
+            *holds,
+            speech,
+            voice_status,
+            *((f"{TRANSCRIPT_PREFIX}.{key}.{kind}" for kind in CAPTION_KINDS) if captions else ()),
+        ),
         responds=True,  # to other edges that ask for its keys
     )
 

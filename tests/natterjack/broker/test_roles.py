@@ -43,6 +43,7 @@ def allows(filters: tuple[str, ...], subject: str) -> bool:
         ("application", {"tenant": "acme"}, "an application needs --name"),
         ("monitor", {"control": True}, "--control is for subscribers and applications"),
         ("edge", {"name": "desk", "tenant": "acme", "live": True}, "--live is for subscribers"),
+        ("subscriber", {"name": "crm", "captions": True}, "--captions is for edges"),
         ("application", {"name": "bot", "live": True}, "--live is for subscribers"),
         ("application", {"name": "bot", "durable": "x"}, "--durable is for subscribers"),
         ("worker", {"kinds": ("final",)}, "--kinds is for subscribers"),
@@ -87,6 +88,17 @@ def test_an_edge_is_confined_to_its_tenant_and_speaker() -> None:
     assert allows(confined.publish, "stt.audio.acme.call.agent")
     assert not allows(confined.publish, "stt.audio.acme.call.customer")
     assert not allows(confined.subscribe, "stt.hold.acme.call.customer")
+
+
+def test_an_edge_with_captions_hears_the_text_of_its_own_sessions() -> None:
+    plain = User("edge", name="desk", tenant="acme", speaker="agent").permissions()
+    captions = User(
+        "edge", name="desk", tenant="acme", speaker="agent", captions=True
+    ).permissions()
+    assert captions.publish == plain.publish, "it may not read stored text"
+    assert set(captions.subscribe) - set(plain.subscribe) == {
+        "stt.transcript.acme.*.agent.interim", "stt.transcript.acme.*.agent.final",
+    }  # fmt: skip
 
 
 def test_a_subscriber_of_a_tenant_reads_its_transcripts_only() -> None:
