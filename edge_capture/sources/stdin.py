@@ -21,6 +21,7 @@ from ..input.wav import BadWav, WavHeader, is_metadata, is_wav, parse_wav
 from ..settings import StdinSettings
 from . import Block, Pace, always
 from .boot_clock import boot_time_and_sleep
+from .pipe_thread import PipeThread
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ class StdinSource:
         """The error that ended the input."""
         self._watching: asyncio.AbstractEventLoop | None = None
         """The loop that watches the descriptor."""
+        self._thread: PipeThread | None = None
+        """Reads the descriptor where no loop can watch it."""
         self._ready = asyncio.Event()
         self._pace: Pace
         self._first_ns = 0
@@ -184,7 +187,9 @@ class StdinSource:
 
         Returns False for a regular file, which is always ready and cannot be watched.
         """
-        if self._watching is None:
+        if self._thread is not None:
+            self._thread.read(self._read_bytes)
+        elif self._watching is None:
             loop = asyncio.get_running_loop()
             try:
                 blocking = os.get_blocking(self._descriptor)
@@ -192,10 +197,9 @@ class StdinSource:
             except PermissionError:
                 return False
             except (AttributeError, NotImplementedError):  # on Windows
-                raise SourceError(
-                    "standard input cannot be read on this system: its event loop does not watch "
-                    "pipes. Write the audio to a file: natterjack-edge file PATH"
-                ) from None
+                self._thread = PipeThread(self._descriptor, self._receive)
+                self._thread.read(self._read_bytes)
+                return True
             # uvloop makes the descriptor non-blocking, for every process that shares it.
             os.set_blocking(self._descriptor, blocking)
             self._watching = loop
@@ -217,6 +221,17 @@ class StdinSource:
             return  # another process that shares the pipe was quicker, and made it non-blocking
         except OSError as error:
             self._error, data = error, b""
+        self._take_in(data)
+
+    def _receive(self, data: bytes | OSError) -> None:
+        """Take what the thread has read. While enough is pending, it reads nothing."""
+        if isinstance(data, OSError):
+            self._error, data = data, b""
+        self._take_in(data)
+        if not self._enough_pending:
+            self._watch()
+
+    def _take_in(self, data: bytes) -> None:
         if self._ignoring:
             self._ignored += len(data)
         else:

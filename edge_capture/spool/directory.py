@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import logging
 import os
 import re
@@ -31,6 +30,7 @@ from .disk import (
     damaged_path,
     is_full,
     open_file,
+    release_lock,
     save,
     sync,
     take_lock,
@@ -81,8 +81,6 @@ class Spool:
         """Set when audio must be synced to the disk before it can be sent."""
         self._thread = ThreadPoolExecutor(1, "spool")
         """A single thread for blocking disk operations, which keeps them in order."""
-        if importlib.util.find_spec("fcntl") is None:
-            raise SpoolError("EDGE_SPOOL: a spool needs file locks, which Windows lacks")
         try:
             if self.directory.exists() and not self.directory.is_dir():
                 raise SpoolError(f"EDGE_SPOOL: {self.directory} is not a directory")
@@ -188,7 +186,7 @@ class Spool:
         except _OtherVersion as error:
             problem = str(error)
         if lock is not None:
-            os.close(lock)
+            release_lock(directory, lock)
         if problem:
             self.unusable.add(directory.name)
             log.warning(
@@ -333,7 +331,7 @@ def _make(directory: Path, name: str, description: Description) -> int:
         sync([directory.parent])
     except OSError:
         if lock is not None:
-            os.close(lock)
+            release_lock(directory, lock)
         clear(temporary)
         clear(directory)  # if it could only not be synced
         raise
@@ -346,7 +344,7 @@ def _clear(directory: Path) -> None:
         lock = take_lock(directory)
         if lock is not None:
             clear(directory)
-            os.close(lock)
+            release_lock(directory, lock)
 
 
 def _changed(directory: Path) -> float:

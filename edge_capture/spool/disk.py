@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import re
 import stat
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from natterjack.audio import MAX_CHUNK_BYTES
 
 from ..chunks import Chunk
+
+fcntl: Any
+msvcrt: Any
+try:
+    fcntl, msvcrt = importlib.import_module("fcntl"), None
+except ImportError:  # on Windows
+    fcntl, msvcrt = None, importlib.import_module("msvcrt")
 
 MAGIC = b"NJSPOOL1"
 """First bytes of a file of records."""
@@ -24,10 +32,14 @@ _RECORD = struct.Struct("<IIQQqB")
 RECORD_BYTES = _RECORD.size
 """Size of a record without its payload."""
 _CRC = struct.Struct("<I")
-_fdatasync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+_LOCK = ".lock-"
+"""Beginning of the name of a file that is locked in place of a directory, which Windows cannot
+lock."""
+_UNFINISHED = re.compile(r"\.(new|old)-")
 _SEGMENT = re.compile(r"\d{12,}\.(seg|sent)")
 _FILE = re.compile(rf"(session|failed|dropped)\.(json|new)|{_SEGMENT.pattern}")
 """Names of the files that this program creates in a session's directory."""
+_FULL_ERRNOS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _TEMPORARY_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR}
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -79,6 +91,24 @@ def segment_paths(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if _SEGMENT.fullmatch(path.name))
 
 
+def open_to_write(path: Path, *, at: int | None = None) -> int:
+    """Open a file to write at the offset `at`, or an empty one. Returns the descriptor.
+
+    Raises: OSError.
+    """
+    flags = os.O_WRONLY | getattr(os, "O_BINARY", 0)
+    if at is None:
+        return os.open(path, flags | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(path, flags)
+    os.lseek(descriptor, at, os.SEEK_SET)
+    return descriptor
+
+
+def renames_open_files() -> bool:
+    """Return whether the system renames a file that this process has open. Windows does not."""
+    return fcntl is not None
+
+
 def write_whole(descriptor: int, offset: int, data: bytes) -> int:
     """Append `data` to a file whose end is at `offset`. Returns the number of bytes.
 
@@ -98,16 +128,16 @@ def write_whole(descriptor: int, offset: int, data: bytes) -> int:
 def save(path: Path, data: bytes) -> None:
     """Replace a file atomically, even in a power cut. Raises: OSError."""
     temporary = path.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = open_to_write(temporary)
     try:
         write_whole(descriptor, 0, data)
-        os.fsync(descriptor)
+        _flush(descriptor, os.fsync)
     except OSError:
         unlink([temporary])  # what it has of a full disk
         raise
     finally:
         os.close(descriptor)
-    os.rename(temporary, path)
+    os.replace(temporary, path)
     sync([path.parent])
 
 
@@ -116,7 +146,10 @@ def open_all(paths: Iterable[Path]) -> list[int]:
     descriptors: list[int] = []
     try:
         for path in paths:
-            descriptors.append(os.open(path, os.O_RDONLY))
+            if fcntl is not None:
+                descriptors.append(os.open(path, os.O_RDONLY))
+            elif not path.is_dir():  # Windows cannot sync a directory, nor what is read only
+                descriptors.append(os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0)))
     except OSError:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -137,10 +170,19 @@ def sync_open(descriptors: list[int]) -> None:
     try:
         for descriptor in descriptors:
             directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-            (os.fsync if directory else _fdatasync)(descriptor)
+            _flush(descriptor, os.fsync if directory else getattr(os, "fdatasync", os.fsync))
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _flush(descriptor: int, system_call: Callable[[int], None]) -> None:
+    """Write a file or directory to the disk by a system call of that name. Raises: OSError."""
+    if hasattr(fcntl, "F_FULLFSYNC"):  # on macOS, where fsync leaves data in the disk's cache
+        with contextlib.suppress(OSError):  # some file systems have only fsync
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    system_call(descriptor)
 
 
 def unlink(paths: Iterable[Path]) -> None:
@@ -191,20 +233,47 @@ def is_temporary(error: OSError) -> bool:
 
 def is_full(error: OSError) -> bool:
     """Return whether there is no room on the disk now, and may be later."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error.errno in _FULL_ERRNOS
 
 
 def take_lock(directory: Path) -> int | None:
-    """Lock `directory` and return a descriptor that holds the lock until it is closed.
+    """Lock `directory` and return a descriptor that holds the lock until it is released.
 
     Returns None if another process holds the lock. Raises: OSError.
     """
-    import fcntl  # missing on Windows, which `Spool` refuses
-
+    if fcntl is None:
+        return _take_lock_beside(directory)
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def release_lock(directory: Path, lock: int) -> None:
+    """Release a lock of `directory`, whatever its name was when the lock was taken."""
+    os.close(lock)
+    if fcntl is None:
+        unlink([_lock_beside(directory)])  # fails if another process has opened it meanwhile
+
+
+def _lock_beside(directory: Path) -> Path:
+    return directory.with_name(_LOCK + _UNFINISHED.sub("", directory.name))
+
+
+def _take_lock_beside(directory: Path) -> int | None:
+    """Lock a file beside `directory`: on Windows, a directory with an open file has to keep its
+    name."""
+    directory.stat()
+    descriptor = os.open(_lock_beside(directory), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except PermissionError:
         os.close(descriptor)
         return None
     except OSError:

@@ -34,8 +34,11 @@ from .disk import (
     is_temporary,
     open_all,
     open_file,
+    open_to_write,
     read_records,
+    release_lock,
     remove,
+    renames_open_files,
     save,
     segment_paths,
     sync_open,
@@ -356,8 +359,7 @@ class SpooledBacklog(Backlog):
         if self._segments and self._segments[-1].first == self.head.index:
             self._segments.pop()  # it has no chunk, because the disk failed
         segment = _Segment(self.directory / f"{self.head.index:012}{_UNSENT}", self.head.index)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        self._file = os.open(segment.path, flags, 0o600)
+        self._file = open_to_write(segment.path)
         unlink([segment.path.with_suffix(_SENT)])  # an empty file that a power cut may leave
         try:
             segment.size = write_whole(self._file, 0, MAGIC)
@@ -444,13 +446,20 @@ class SpooledBacklog(Backlog):
             before = sum(count for first, count in self._dropped if first < segment.first)
             segment.first_seq = segment.first - before
             sent = segment.path.with_suffix(_SENT)
+            if segment.path == sent:
+                return segment.first_seq
+            is_open = self._file is not None and segment is self._segments[-1]
+            reopen = is_open and not renames_open_files()
             try:
+                if reopen:
+                    self._close_file()
                 os.rename(segment.path, sent)
+                segment.path = sent
+                if reopen:
+                    self._file = open_to_write(sent, at=segment.size)
             except OSError as error:
                 self._failed(error)
                 self._given_up = True  # a later run would take its chunks for unsent
-            else:
-                segment.path = sent
         return segment.first_seq
 
     def _prefetch(self) -> None:
@@ -542,6 +551,7 @@ class SpooledBacklog(Backlog):
         Returns whether the whole session is deleted.
         """
         if self.discarded:
+            self._close_file()
             damaged = [segment.path for segment in self._damaged]
             if damaged:  # with what says whose they are
                 damaged += [self.directory / name for name in (SESSION, FAILED, DROPPED)]
@@ -655,7 +665,7 @@ class SpooledBacklog(Backlog):
         """Close the files and release the lock. Idempotent."""
         self._close_file()
         if self._lock >= 0:
-            os.close(self._lock)
+            release_lock(self.directory, self._lock)
             self._lock = -1
 
     # Loading what an earlier run has left.

@@ -10,11 +10,14 @@ from types import FrameType
 
 
 def stop_signals() -> tuple[int, ...]:
-    """The signals that ask a program to stop: SIGINT, SIGTERM and SIGHUP.
+    """The signals that ask a program to stop: SIGINT, SIGTERM and SIGHUP, on Windows SIGBREAK.
 
-    A terminal that is closed sends SIGHUP. Under `nohup` it is ignored, so it is left out.
+    A terminal that is closed sends SIGHUP. Under `nohup` it is ignored, so it is left out. Windows
+    sends SIGBREAK for Ctrl-Break, and to a process whose console is closed.
     """
     numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGBREAK"):
+        numbers.append(signal.SIGBREAK)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     return tuple(numbers)

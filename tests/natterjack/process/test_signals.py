@@ -10,18 +10,33 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
 from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
-from tests.edge_capture.program import tone
+from tests.edge_capture.program import only_recording, tone
 from tests.waiting import until
 
 pytestmark = pytest.mark.process
 
 _WINDOWS = """
-import asyncio, os, subprocess, sys
+import asyncio, fcntl, os, signal, subprocess, sys, types
+
+def locking(descriptor, mode, count):
+    try:
+        lock(descriptor, exclusive)
+    except BlockingIOError:
+        raise PermissionError(13, "Permission denied") from None
+
+lock, exclusive = fcntl.flock, fcntl.LOCK_EX | fcntl.LOCK_NB
+msvcrt = types.ModuleType("msvcrt")
+msvcrt.LK_NBLCK, msvcrt.locking, msvcrt.setmode = 2, locking, lambda *_: 0
+sys.modules["msvcrt"] = msvcrt
+os.O_BINARY = 0
+signal.SIGBREAK = signal.SIGUSR1
+del signal.SIGHUP
 
 class Loop(asyncio.SelectorEventLoop):
     def missing(self, *_):
@@ -103,7 +118,7 @@ def minute(tmp_path: Path) -> Path:
     return tmp_path / "a.wav"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 async def test_an_edge_ends_its_session(
     ready_broker: Broker, start: Start, minute: Path, number: signal.Signals
 ) -> None:
@@ -148,15 +163,33 @@ async def test_a_local_stack_stops(start: Start, number: signal.Signals) -> None
     assert "Traceback" not in stack.output
 
 
-async def test_an_edge_says_what_it_cannot_do_there(start: Start, tmp_path: Path) -> None:
-    edge = start("edge_capture.start", "stdin")
-    assert await edge.exit_code() == 2
-    assert edge.output == (
-        "natterjack-edge: standard input cannot be read on this system: its event loop does not "
-        "watch pipes. Write the audio to a file: natterjack-edge file PATH\n"
-    )
-    edge = start("edge_capture.start", "send", "--spool", tmp_path / "spool")
-    assert await edge.exit_code() == 2
-    assert edge.output == (
-        "natterjack-edge: EDGE_SPOOL: a spool needs file locks, which Windows lacks\n"
-    )
+async def test_an_edge_reads_standard_input_and_keeps_it_in_a_spool(
+    ready_broker: Broker, nats_server: EmbeddedServer, start: Start, tmp_path: Path
+) -> None:
+    """With the broker away, a thread reads the pipe; `send` sends what is left."""
+    audio = np.random.default_rng(1).integers(-9000, 9000, 16000 * 10, np.int16).tobytes()
+    nats_server.kill()
+    spool = tmp_path / "spool"
+    edge = start("edge_capture.start", "stdin", "--spool", spool, "--finish-seconds", "0.2")
+    source = edge.process.stdin
+    assert source is not None
+    source.write(audio)
+    source.flush()
+
+    def spooled() -> bool:
+        return sum(path.stat().st_size for path in spool.glob("*/*.se*")) > len(audio) * 0.9
+
+    await until(spooled, "the audio is in the spool", 30)
+    edge.process.send_signal(signal.SIGINT)
+    assert await edge.exit_code() == 1, edge.output
+    assert "natterjack-edge send --spool" in edge.output
+    nats_server.start()
+    edge = start("edge_capture.start", "send", "--spool", spool)
+    assert await edge.exit_code() == 0, edge.output
+    assert "Traceback" not in edge.output
+    await until(lambda: ready_broker.connected, "the test is connected")
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert audio.startswith(recording.payload)
+    assert len(recording.payload) > len(audio) * 0.9
+    assert list(spool.iterdir()) == []
