@@ -35,6 +35,7 @@ from .agent import Agent, RunOptions
 from .delivery.chain import Chain, announce
 from .display import restore_terminal
 from .errors import KeyTaken, SourceError
+from .fleet.single import single_reporter
 from .keep.recorder import keep_audio, open_keep
 from .keep.settings import KeepSettings
 from .parser import make_parser
@@ -148,6 +149,7 @@ async def _capture(flags: argparse.Namespace) -> int:
             options = RunOptions(flags.once, flags.wait, quiet, edge.finish_seconds, shown)
             leftovers = _leftovers([each for each in found if each not in resumed], edge)
             agent = Agent(source, sessions, broker, options, spool, leftovers)
+            agent.reporter = single_reporter(agent, flags, broker, spool)
             running = agent.run(stop)
             if player is not None:
                 running = player.beside(running, stop)
@@ -296,28 +298,6 @@ def _leftovers(found: list[SpooledBacklog], settings: DeliverySettings) -> list[
     return [make_leftover(backlog, settings) for backlog in found]
 
 
-def _list_devices() -> int:
-    from .sources.devices import LOUDSPEAKER, MICROPHONE, list_devices
-
-    found, missing = {}, []
-    for kind in (MICROPHONE, LOUDSPEAKER):
-        try:
-            found[kind] = list_devices(kind)
-        except kind.error as error:
-            missing.append(error)
-    if not found:
-        raise missing[0]
-    for kind, devices in found.items():
-        print(f"{kind.name}s:")
-        for device in devices:
-            mark = "*" if device.default else " "
-            print(
-                f"{mark} {device.index:>3}  {device.name}  ({device.host}, "
-                f"{device.channels} channels, {device.sample_rate} Hz)"
-            )
-    return 0
-
-
 def _configure_log(flags: argparse.Namespace) -> None:
     settings = load(LogSettings, flags)
     device = flags.command in ("mic", "run", "devices", "check") or (
@@ -363,7 +343,9 @@ def _run(flags: argparse.Namespace) -> int:
         if flags.command != "check":
             report_unknown((), check_variables(flags))
         if flags.command == "devices":
-            return _list_devices()
+            from .sources.listing import list_all
+
+            return list_all()
         with tracing.started("natterjack-edge"):
             return run_loop(_COMMANDS.get(flags.command, _capture)(flags))
     except* NatterjackError as group:

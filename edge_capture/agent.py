@@ -22,6 +22,7 @@ from .delivery.chain import Chain
 from .delivery.leftovers import Leftovers
 from .delivery.link import Link
 from .display import CAPTURING, show_progress, source_text
+from .fleet.reporter import Reporter
 from .input_report import InputReport
 from .session import EdgeSession
 from .sources import Source
@@ -66,7 +67,10 @@ class Agent:
         self.take = Take(sessions)
         self.reading = Reading(source, self.take) if source is not None else None
         self._source = source
-        self._capturing = source is not None
+        self.capturing = source is not None
+        """Whether the source has not ended."""
+        self.reporter: Reporter | None = None
+        """Tells the center about this run, if it is set before `run`."""
         if source is not None:
             source.can_finish = self._can_finish
         self._spool = spool
@@ -90,13 +94,18 @@ class Agent:
         return self.reading.input if self.reading is not None else None
 
     @property
+    def waiting_for(self) -> str | None:
+        """What the source waits for, such as a device that has gone. None while it has audio."""
+        return self._source.waiting_for if self._source is not None else None
+
+    @property
     def activity(self) -> str:
         """Phase of the run, for people."""
         if self._source is None:
             return "sending"
-        if not self._capturing:
+        if not self.capturing:
             return "ending"
-        waiting_for = self._source.waiting_for
+        waiting_for = self.waiting_for
         return f"waiting for {waiting_for}" if waiting_for else CAPTURING
 
     async def run(self, stop: asyncio.Event) -> int:
@@ -121,6 +130,8 @@ class Agent:
                 side.append(tasks.create_task(take.follow(), name="follow"))
             if self.sessions and self._options.captions:
                 side.append(tasks.create_task(self._show_captions(), name="captions"))
+            if self.reporter is not None:
+                side.append(tasks.create_task(self.reporter.run(self._link), name="report"))
             if self._spool is not None:
                 side.append(tasks.create_task(self._spool.maintain(), name="spool"))
             if self.reading is not None:
@@ -181,7 +192,7 @@ class Agent:
                 log.error("%s; ending the session", reading.error)
             reading.finish()
         reading.source.close()
-        self._capturing = False
+        self.capturing = False
 
     async def _all_stored(self) -> None:
         await self.take.wait_stored()

@@ -138,7 +138,7 @@ class FleetSettings(BaseSettings):
     agent: str | None = described(
         None,
         "name of this edge, unique within its tenant, by which the center shows it; if unset, the "
-        "name of the machine",
+        "name of its user on the broker, or else of the machine",
         pattern=f"^{TOKEN_PATTERN}$",
     )
     presence_seconds: float = described(

@@ -46,9 +46,10 @@ def of_microphone(flags: argparse.Namespace) -> Agent:
 
         return MicrophoneSource(microphone, channels)
 
+    broker = load(BrokerSettings, flags)
     return Agent(
-        name=agent_name(load(FleetSettings, flags)),
-        broker=load(BrokerSettings, flags),
+        name=agent_name(load(FleetSettings, flags), edge.tenant, broker),
+        broker=broker,
         spool=load(SpoolSettings, flags),
         keys=tuple((key.tenant, key.speaker) for key in keys),
         inputs=() if flags.no_input else (Input("", opened, channels is not None),),

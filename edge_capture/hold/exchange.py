@@ -43,7 +43,7 @@ _POLL_S = 1.0
 _ROUND_TRIP_S = 5.0
 _STATUS_S = 2.0
 """How long to wait for the last status of a key."""
-_NOT_A_REPLY = (b"stt.", b"tts.", b"$")
+NOT_A_REPLY = (b"stt.", b"tts.", b"$")
 """Prefixes of subjects to which no answer is sent. The server lets this agent publish to any reply
 subject that another agent names, which could make it publish audio or requests, for example."""
 
@@ -259,7 +259,7 @@ class Holds:
         self, key: SessionKey, _subject: bytes, reply: bytes, _headers: bytes | None, data: bytes
     ) -> None:
         assert self._broker is not None
-        if reply.isascii() and reply and not reply.startswith(_NOT_A_REPLY):
+        if reply.isascii() and reply and not reply.startswith(NOT_A_REPLY):
             self._replies.append(reply.decode())
             with contextlib.suppress(NatsError):
                 self._broker.client.post(self._replies[-1], self._hold(key).encode())

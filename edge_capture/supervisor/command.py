@@ -11,6 +11,7 @@ from natterjack.process.sd_notify import notify_systemd
 from natterjack.settings import load
 
 from ..errors import SteeringError
+from ..fleet.reporter import Reporter
 from ..settings import ConversationSettings, FleetSettings
 from ..stop_signals import stopped_by_signals
 from .supervisor import Supervisor
@@ -27,6 +28,7 @@ async def run_config(flags: argparse.Namespace) -> int:
     conversation = load(ConversationSettings, flags)
     tenant = conversation.tenant if "tenant" in conversation.model_fields_set else None
     supervisor = Supervisor(flags.config, agent=fleet.agent, tenant=tenant, once=flags.once)
+    supervisor.reporter = Reporter(supervisor, fleet)
     if flags.check_config:
         names = ", ".join(supervisor.config.names)
         print(f"{flags.config}: agent {supervisor.agent}, tenant {supervisor.tenant}: {names}")

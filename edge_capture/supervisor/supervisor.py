@@ -16,6 +16,7 @@ from ..config.load import Config, ConfigError, read_config
 from ..delivery.link import Link
 from ..errors import SteeringError
 from ..fleet.name import host_token
+from ..fleet.reporter import Reporter
 from ..session import make_leftover
 from ..spool import Spool, SpooledBacklog
 from .plans import Plan, broker_settings, delivery_settings, spool_settings
@@ -59,6 +60,8 @@ class Supervisor:
         self.spool = Spool(spool) if spool.spool else None
         self.link = Link(broker_settings(self.config), once=once)
         self.changed = asyncio.Event()
+        self.reporter: Reporter | None = None
+        """Tells the center about this agent, if it is set before `run`."""
         self.last_error: str | None = None
         self.started_at = datetime.now(UTC)
         self._once = once
@@ -114,6 +117,8 @@ class Supervisor:
             self._takes = Takes(self.link, self.spool, tasks)
             connection = tasks.create_task(self.link.run(), name="connection")
             side = []
+            if self.reporter is not None:
+                side.append(tasks.create_task(self.reporter.run(self.link), name="report"))
             if self.spool is not None:
                 side.append(tasks.create_task(self.spool.maintain(), name="spool"))
                 side.append(tasks.create_task(self._adopt(self.spool), name="adopt"))
@@ -126,7 +131,8 @@ class Supervisor:
             self._ending = True
             await end_tasks(self._running.values())
             complete = await self._takes.finish(self.finish_seconds)
-            await end_tasks((*side, connection))
+            await end_tasks(side)  # the last report needs the connection
+            await end_tasks([connection])
         if self.spool is not None:
             complete &= not self.spool.unusable
         return 0 if complete else 1

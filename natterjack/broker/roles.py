@@ -41,9 +41,9 @@ ROLES: Mapping[Role, str] = {
     "application": "a service that speaks, to one tenant or to all: opens voice sessions, "
     "publishes their text, controls them; reads what a subscriber reads",
     "registrar": "enrolls edges and renews their credentials; reads and writes nothing else",
-    "monitor": "reads the state of sessions and streams, but no transcripts",
+    "monitor": "reads the state of sessions, edges and streams, but no transcripts",
     "operator": "creates streams, sets budgets and limits, ends sessions, erases data, invites "
-    "edges",
+    "and steers edges",
 }
 
 KINDS = tuple(dict.fromkeys((*TRANSCRIPT_KINDS, *VOICE_EVENT_KINDS)))
@@ -60,6 +60,8 @@ class User:
     tenant: str | None = None
     speaker: str | None = None
     """The only speaker of an edge; None for any."""
+    agent: str | None = None
+    """The name by which the center knows an edge; None for `name`."""
     control: bool = False
     """True if a subscriber or an application may send control requests to sessions."""
     live: bool = False
@@ -78,7 +80,7 @@ class User:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))  # JSON has a list
-        for field_name in ("name", "tenant", "speaker", "durable", "conversation"):
+        for field_name in ("name", "tenant", "speaker", "agent", "durable", "conversation"):
             value = getattr(self, field_name)
             if value:
                 check_token(field_name, value)
@@ -90,6 +92,8 @@ class User:
             raise UsageError(f"{_article(self.role)} has no tenant")
         if self.speaker and self.role != "edge":
             raise UsageError("--speaker is for edges")
+        if self.agent and self.role != "edge":
+            raise UsageError("--agent is for edges")
         if self.control and self.role not in ("subscriber", "application"):
             raise UsageError("--control is for subscribers and applications")
         if self.captions and self.role != "edge":
@@ -135,7 +139,8 @@ class User:
         own = (f"{self.inbox_prefix}.>",)
         if self.role == "edge":
             key = f"{self.tenant}.*.{self.speaker or '*'}"
-            return permissions.edge(key, own, captions=self.captions)
+            agent = f"{self.tenant}.{self.agent or self.name}"
+            return permissions.edge(key, agent, own, captions=self.captions)
         if self.role == "worker":
             return permissions.worker(own)
         if self.role in ("subscriber", "application"):

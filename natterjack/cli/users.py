@@ -20,7 +20,7 @@ from natterjack.process.files import locked, replace_text
 from .arguments import add_command, path
 from .users_config import EDGE_CONNECTIONS, durables, helm_values, server_config
 
-_NEWER = ("durable", "conversation", "kinds", "captions")
+_NEWER = ("durable", "conversation", "kinds", "captions", "agent")
 """Fields that earlier releases do not know: users.json has them only for users who need them."""
 _LIST, _CONFIG, _LIMITS = "users.json", "users.conf", "limits.json"
 
@@ -61,6 +61,11 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         action="store_true",
         help="an edge may also receive the text of its tenant's sessions while they speak, of "
         "those of its --speaker if it has one, for `natterjack-edge --captions`",
+    )
+    adding.add_argument(
+        "--agent",
+        help="the name (EDGE_AGENT) under which an edge reports to the center and is steered by "
+        "it (default: --name)",
     )
     adding.add_argument(
         "--control",
@@ -236,8 +241,10 @@ def _taken(other: User, user: User, directory: Path) -> str:
 def _settings(directory: Path, user: User) -> str:
     path = directory / f"{user.id}.nk"
     key = f"NATS_NKEY={path}\n" if path.exists() else ""
+    agent = f"\nEDGE_AGENT={user.agent or user.name}" if user.role == "edge" else ""
     both = " (two keys: `natterjack users rotate --finish` removes the old one)"
-    return f"# {user.id}{both if user.old_key else ''}\n{key}NATS_INBOX_PREFIX={user.inbox_prefix}"
+    inbox = f"NATS_INBOX_PREFIX={user.inbox_prefix}"
+    return f"# {user.id}{both if user.old_key else ''}\n{key}{inbox}{agent}"
 
 
 def _list(flags: argparse.Namespace, users: Sequence[User]) -> int:

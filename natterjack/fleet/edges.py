@@ -200,6 +200,14 @@ class EdgeReply(BaseModel):
         EdgePresence | None, Field(description="the state of the edge afterwards")
     ] = None
 
+    def encode(self) -> bytes:
+        """Return the message. What makes it too large is left out."""
+        data = self.model_dump_json(exclude_none=True).encode()
+        if len(data) > MAX_REPLY_BYTES and self.presence is not None:
+            fewer = EdgePresence.model_validate_json(self.presence.encode())
+            data = self.model_copy(update={"presence": fewer}).model_dump_json().encode()
+        return data
+
 
 def presence_subject(tenant: str, agent: str) -> str:
     """The subject of an edge's entry in the bucket `stt_edges`."""
@@ -216,6 +224,16 @@ def parse_presence(subject: str, data: bytes) -> EdgePresence | None:
     except (ValidationError, RecursionError):
         return None
     return found if subject == presence_subject(found.tenant, found.agent) else None
+
+
+def parse_reply(data: bytes) -> EdgeReply | None:
+    """Parse a reply of an edge; None if it is none."""
+    if not 0 < len(data) <= MAX_REPLY_BYTES:
+        return None
+    try:
+        return EdgeReply.model_validate_json(data)
+    except (ValidationError, RecursionError):
+        return None
 
 
 def parse_request(data: bytes) -> EdgeRequest | None:

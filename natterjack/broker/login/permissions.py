@@ -12,6 +12,7 @@ from natterjack.subjects import (
     DEAD_PREFIX,
     DIAL_PREFIX,
     DURABLE_PREFIX,
+    EDGE_PREFIX,
     ENROLL_PREFIX,
     HOLD_PREFIX,
     PLAYED_PREFIX,
@@ -98,9 +99,11 @@ def requests_of(name: str) -> tuple[str, ...]:
     )
 
 
-def edge(key: str, own: tuple[str, ...], *, captions: bool = False) -> Permissions:
-    """What an edge may do with sessions whose keys match `key`. With `captions`, it also receives
-    their text while they speak; stored text stays out of its reach."""
+def edge(key: str, agent: str, own: tuple[str, ...], *, captions: bool = False) -> Permissions:
+    """What an edge may do with sessions whose keys match `key`, and as `agent`: its tenant and its
+    name, as in the bucket `stt_edges`. With `captions`, it also receives the text of the sessions
+    while they speak; stored text stays out of its reach."""
+    presence = streams.bucket_subject(streams.EDGES_BUCKET, agent)
     status = f"{TRANSCRIPT_PREFIX}.{key}.status"
     holds = (f"{HOLD_PREFIX}.{key}", f"{PLAYER_HOLD_PREFIX}.{key}")
     speech, voice_status = f"{SPEECH_PREFIX}.{key}", f"{VOICE_EVENT_PREFIX}.{key}.status"
@@ -114,6 +117,8 @@ def edge(key: str, own: tuple[str, ...], *, captions: bool = False) -> Permissio
             f"{API}.DIRECT.GET.{streams.TRANSCRIPTS}.{status}",
             f"{API}.DIRECT.GET.{streams.VOICE_EVENTS}.{voice_status}",
             f"{API}.DIRECT.GET.{streams.SPEECH}.{speech}",
+            presence,
+            f"{API}.DIRECT.GET.KV_{streams.EDGES_BUCKET}.{presence}",
             "$SYS.REQ.USER.INFO",  # about itself: its rights, and the server's clock
         ),
         subscribe=(
@@ -122,9 +127,10 @@ def edge(key: str, own: tuple[str, ...], *, captions: bool = False) -> Permissio
             *holds,
             speech,
             voice_status,
+            f"{EDGE_PREFIX}.{agent}",
             *((f"{TRANSCRIPT_PREFIX}.{key}.{kind}" for kind in CAPTION_KINDS) if captions else ()),
         ),
-        responds=True,  # to other edges that ask for its keys
+        responds=True,  # to other edges that ask for its keys, and to the center
     )
 
 
@@ -136,7 +142,7 @@ def worker(own: tuple[str, ...]) -> Permissions:
     )  # fmt: skip
     read = (
         streams.AUDIO, streams.TEXT, streams.SPEECH,
-        *(f"KV_{bucket}" for bucket in (*written, streams.BUDGETS_BUCKET)),
+        *(f"KV_{bucket}" for bucket in (*written, streams.BUDGETS_BUCKET, streams.EDGES_BUCKET)),
         streams.SLOTS,
     )  # fmt: skip
     # Answered by the leader; a replica may lag behind.
@@ -186,7 +192,9 @@ def gateway(own: tuple[str, ...], reserved: Iterable[str]) -> Permissions:
     holds = (f"{HOLD_PREFIX}.*.*.*", f"{PLAYER_HOLD_PREFIX}.*.*.*")
     speech = f"{SPEECH_PREFIX}.*.*.*"
     queues = tuple(streams.QUEUES.values())
-    buckets = (streams.WORKERS_BUCKET, streams.BUDGETS_BUCKET, streams.USAGE_BUCKET)
+    buckets = (
+        streams.WORKERS_BUCKET, streams.BUDGETS_BUCKET, streams.USAGE_BUCKET, streams.EDGES_BUCKET,
+    )  # fmt: skip
     sent = (
         SESSION_PREFIX, AUDIO_PREFIX, CONTROL_PREFIX,
         VOICE_SESSION_PREFIX, TEXT_PREFIX, PLAYED_PREFIX, VOICE_CONTROL_PREFIX,
@@ -224,6 +232,7 @@ def monitor(own: tuple[str, ...]) -> Permissions:
             f"{API}.DIRECT.GET.KV_{streams.WORKERS_BUCKET}",
             f"{API}.DIRECT.GET.KV_{streams.USAGE_BUCKET}",
             f"{API}.DIRECT.GET.KV_{streams.BUDGETS_BUCKET}",
+            f"{API}.DIRECT.GET.KV_{streams.EDGES_BUCKET}",
             f"{API}.DIRECT.GET.{streams.SLOTS}",
         ),
         subscribe=own,
@@ -252,6 +261,7 @@ def operator(own: tuple[str, ...]) -> Permissions:
             streams.bucket_subject(streams.ENROLLMENTS_BUCKET, ">"),
             f"{CONTROL_PREFIX}.>",
             f"{VOICE_CONTROL_PREFIX}.>",
+            f"{EDGE_PREFIX}.*.*",
             f"{SESSION_PREFIX}.*.*.*",
             f"{VOICE_SESSION_PREFIX}.*.*.*",
         ),

@@ -40,6 +40,8 @@ def allows(filters: tuple[str, ...], subject: str) -> bool:
         ("gateway", {"tenant": "acme"}, "a gateway has no tenant"),
         ("registrar", {"tenant": "acme"}, "a registrar has no tenant"),
         ("worker", {"speaker": "s"}, "--speaker is for edges"),
+        ("worker", {"agent": "desk"}, "--agent is for edges"),
+        ("edge", {"name": "desk", "tenant": "acme", "agent": "*"}, "agent"),
         ("application", {"tenant": "acme"}, "an application needs --name"),
         ("monitor", {"control": True}, "--control is for subscribers and applications"),
         ("edge", {"name": "desk", "tenant": "acme", "live": True}, "--live is for subscribers"),
@@ -60,6 +62,26 @@ def test_impossible_combinations(role: Role, values: dict[str, Any], message: st
 
 def test_every_role_has_a_user_here() -> None:
     assert {user.role for user in EVERYBODY} == set(ROLES)
+
+
+@pytest.mark.parametrize("agent", [None, "room-12"])
+def test_an_edge_reports_and_is_steered_under_its_own_name_alone(agent: str | None) -> None:
+    user = User("edge", name="desk", tenant="acme", agent=agent)
+    publish, subscribe = user.permissions().publish, user.permissions().subscribe
+    own, entry = f"acme.{agent or 'desk'}", "$KV.stt_edges"
+    assert [one for one in publish if entry in one] == [
+        f"{entry}.{own}", f"$JS.API.DIRECT.GET.KV_stt_edges.{entry}.{own}",
+    ]  # fmt: skip
+    assert [one for one in subscribe if one.startswith("stt.edge.")] == [f"stt.edge.{own}"]
+    assert not allows(publish, f"stt.edge.{own}")
+    assert not allows(subscribe, f"{entry}.{own}")
+
+
+def test_operators_alone_steer_edges() -> None:
+    steering = [
+        user.role for user in EVERYBODY if allows(user.permissions().publish, "stt.edge.a.b")
+    ]
+    assert steering == ["operator"]
 
 
 def test_inboxes_are_private() -> None:
