@@ -9,12 +9,13 @@ import numpy as np
 import soxr
 
 from natterjack.audio import AudioFormat
-from natterjack.notices import gap_note
+from natterjack.notices import Note, join_notes, merge_notes, spread_notes
 
 from .input.mix import Mixer
 from .input.samples import Samples, to_float, to_pcm
 
 _WARM_UP_S = 0.5
+_MARK_S = 0.01
 _NS = 1_000_000_000
 
 
@@ -69,8 +70,13 @@ class Chunker:
         """Converted frames to discard, because an earlier run has published them."""
         self._anchor = (0, 0)
         """A source frame and its wall clock."""
-        self._note = ""
-        """The note of the next chunk."""
+        self._notes: list[Note] = []
+        """What the next chunks have to say."""
+        self._cause: list[Note] = []
+        """The cause of the gap before the next chunk."""
+        self._published = published
+        self._marked_frames = 0
+        """Converted frames of silence that are not made up for yet."""
 
     @property
     def position(self) -> int:
@@ -106,6 +112,8 @@ class Chunker:
         """
         self._anchor = (self._frames_in, time_ns)
         self._frames_in += len(samples)
+        self._discard_frames += self._marked_frames
+        self._marked_frames = 0
         self._append(self._convert(samples))
         if self._pending_frames < self._chunk_frames:
             return []
@@ -118,6 +126,35 @@ class Chunker:
         self._append(frames[whole:])
         return chunks
 
+    @property
+    def marked_frames(self) -> int:
+        """Number of source frames in whose place there is the silence of `mark`."""
+        return self._marked_frames * self._source_rate // self._rate
+
+    def note(self, note: Note) -> None:
+        """Have the next chunk say that a condition begins or ends."""
+        self._notes = merge_notes(self._notes, [note])
+
+    def mark(self, note: Note, time_ns: int) -> list[Chunk]:
+        """Say at once that a condition begins, with which the audio stops: return the chunk with
+        the audio so far, if there is any, and a short one of silence that has the note.
+
+        The silence is in the place of the first audio that follows, or part of a gap. `time_ns` is
+        the wall clock of the end of the audio.
+        """
+        chunks = [chunk for chunk in [self._flush(end=False)] if chunk.payload]
+        self._resampler = self._new_resampler()
+        self.note(note)
+        self._anchor = (self._frames_in, time_ns)
+        frames = max(1, int(_MARK_S * self._rate))
+        silence = np.frombuffer(self._published.silence(frames), np.uint8)
+        if not self._companded:
+            silence = silence.view("<i2")
+        elif self._published.channels > 1:
+            silence = silence.reshape(frames, self._published.channels)
+        self._marked_frames += frames
+        return [*chunks, self._chunk(silence, end=False)]
+
     def skip(self, lost_frames: int, cause: str) -> list[Chunk]:
         """Advance the position by frames that the source lost, for one of GAP_CAUSES.
 
@@ -127,8 +164,11 @@ class Chunker:
         self._resampler = self._new_resampler()
         self._frames_in += lost_frames
         resumed_at = self._frames_in * self._rate // self._source_rate
+        marked, self._marked_frames = self._marked_frames, 0
         if resumed_at > self._pos:
-            self._pos, self._note = resumed_at, gap_note(cause)
+            self._pos, self._cause = resumed_at, [Note(cause, ended=True)]
+        elif marked:
+            self._discard_frames += self._pos - resumed_at
         return chunks
 
     def finish(self) -> Chunk:
@@ -178,9 +218,10 @@ class Chunker:
         self._pos += len(frames)
         anchor, time_ns = self._anchor
         time_ns += pos * _NS // self._rate - anchor * _NS // self._source_rate
-        note = self._note
-        if note and (len(frames) or end):
-            self._note = ""
+        note = ""
+        if (self._cause or self._notes) and (len(frames) or end):
+            taken, self._notes = spread_notes(self._notes, self._cause)
+            note, self._cause = join_notes(taken), []
         return Chunk(pos, time_ns, frames.tobytes(), end, note)
 
 

@@ -17,12 +17,14 @@ from rich.text import Text
 
 from natterjack.broker.connection import Broker
 from natterjack.broker.login.attempts import Attempts
+from natterjack.notices import text_of
 from natterjack.process.terminal import plain, rewritable, size
 from natterjack.telemetry.log import fields
 from natterjack.telemetry.repeats import Repeats
 
 from .delivery.chain import Chain
 from .input.measure import SILENCE_DBFS
+from .input_report import InputReport
 from .session import EdgeSession
 from .session_status import WAITING
 from .sources import Source
@@ -70,6 +72,10 @@ class Agent(Connecting, Protocol):
         """The sessions of this run, which do not change."""
 
     @property
+    def input(self) -> InputReport | None:
+        """The level and the findings of the source, if there is one."""
+
+    @property
     def leftovers(self) -> Sequence[Chain]:
         """Earlier sessions in the spool."""
 
@@ -107,6 +113,15 @@ def state_text(session: EdgeSession, agent: Agent) -> str:
     return " ".join(words)
 
 
+def findings_text(agent: Agent, number: int) -> str:
+    """Describe what is wrong with the input of the agent's session `number`, from 0; empty if
+    nothing is."""
+    session = agent.sessions[number]
+    found = [] if agent.input is None else agent.input.findings(number)
+    words = [text_of(finding.code, ended=False) for finding in found]
+    return "; ".join(["muted", *words] if session.muted else words)
+
+
 def leftovers_text(leftovers: Sequence[Chain]) -> str:
     """Describe how much of earlier sessions is still to be sent; empty if nothing is."""
     unfinished = [chain for chain in leftovers if not chain.publisher.finished.is_set()]
@@ -122,8 +137,10 @@ async def log_progress(agent: Agent) -> None:
     repeats: defaultdict[str, Repeats] = defaultdict(lambda: Repeats(LOG_S))
     while True:
         await asyncio.sleep(LOG_S)
-        for session in agent.sessions:
+        for number, session in enumerate(agent.sessions):
             key, activity, state = str(session.spec.key), agent.activity, state_text(session, agent)
+            if findings := findings_text(agent, number):
+                state = f"{findings}; {state}"
             if not repeats[key].due(f"{activity}: {state}"):
                 continue
             log.info(
@@ -214,9 +231,11 @@ def _table(agent: Agent, room: int) -> Table:
             table.add_column(name, min_width=min(_MIN_STATE, room - _MIN_SPEAKER - _GAP))
         else:
             table.add_column(name, no_wrap=True, justify="left" if name == "level" else "right")
-    for session in agent.sessions:
+    for number, session in enumerate(agent.sessions):
         level = session.level_dbfs()
         state = state_text(session, agent)
+        if findings := findings_text(agent, number):
+            state = f"{findings}; {state}"
         if dropped := session.publisher.dropped_frames:
             state += f"; {session.published_seconds(dropped):.1f} s dropped"
         cells: dict[str, str | Text] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,15 +12,10 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from natterjack.audio import (
-    MAX_CHUNK_BYTES,
-    MAX_SAMPLE_RATE,
-    MIN_SAMPLE_RATE,
-    AudioFormat,
-)
+from natterjack.audio import MAX_CHUNK_BYTES, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, AudioFormat
 from natterjack.broker.streams import MAX_SPEC_BYTES
 from natterjack.errors import UsageError, problem_text
-from natterjack.notices import DROPPED, RESUMED
+from natterjack.notices import DROPPED, GAP_CAUSES, MUTED, RESUMED, Note
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 
@@ -62,6 +58,10 @@ class EdgeSession:
         """Wall clock of the end of an earlier run's live audio, until the first block arrives."""
         self._min_gap_s = 0.0
         self._source_rate = source_rate
+        self.muted = False
+        """Whether no audio is published, although it is captured."""
+        self._muted_frames = 0
+        """Source frames that were muted, until the first block after them arrives."""
         self._lost: Counter[str] = Counter()
         """Source frames that this run lost before they were cut into chunks, by cause."""
 
@@ -96,6 +96,29 @@ class EdgeSession:
         """Return the level of the last chunk."""
         return level_dbfs(self._last_payload, self.spec.audio_format.encoding)
 
+    def note(self, note: Note) -> None:
+        """Have the next chunk say that a condition begins or ends."""
+        self._chunker.note(note)
+
+    def mute(self) -> None:
+        """Publish no audio from now on. The time until `unmute` becomes a gap. Idempotent."""
+        if self.muted or self.publisher.backlog.ended:
+            return
+        self.muted = True
+        self.publisher.sounding.clear()
+        self._begin(Note(MUTED), time.time_ns())
+
+    def unmute(self) -> None:
+        """Publish audio again, from the next block on. Idempotent."""
+        self.muted = False
+        self.publisher.sounding.set()
+
+    def _begin(self, note: Note, time_ns: int) -> None:
+        """Say that a condition has begun with which the audio stops."""
+        self._last_payload = b""
+        for chunk in self._chunker.mark(note, time_ns):
+            self._offer(chunk)
+
     def feed(self, block: Block) -> bool:
         """Offer the chunks that `block` completes. Returns whether there are any."""
         if self.publisher.backlog.ended:
@@ -107,14 +130,29 @@ class EdgeSession:
             elapsed_s = max((block.time_ns - self._resumed_ns) / 1e9, self._min_gap_s)
             lost_frames = max(int(elapsed_s * self._source_rate), lost_frames)
             cause, self._resumed_ns = RESUMED, None
+        if self.muted:
+            self._muted_frames += lost_frames + len(block.samples)
+            return False
+        if self._muted_frames:
+            lost_frames, cause = lost_frames + self._muted_frames, MUTED
+            self._muted_frames = 0
+        for note in block.notes:
+            if note.code in GAP_CAUSES and not note.ended:
+                self._begin(note, block.time_ns)
+            else:
+                self._chunker.note(note)
         if lost_frames:
-            chunks = self._chunker.skip(lost_frames, cause)
-            self._lost[cause] += lost_frames
-        chunks += self._chunker.feed(block.samples, block.time_ns)
+            chunks = self._skip(lost_frames, cause)
+        if len(block.samples):
+            chunks += self._chunker.feed(block.samples, block.time_ns)
         for chunk in chunks:
             self._offer(chunk)
             self._last_payload = chunk.payload
         return bool(chunks)
+
+    def _skip(self, lost_frames: int, cause: str) -> list[Chunk]:
+        self._lost[cause] += max(0, lost_frames - self._chunker.marked_frames)
+        return self._chunker.skip(lost_frames, cause)
 
     def _offer(self, chunk: Chunk) -> None:
         if self.recorder is not None:
@@ -128,8 +166,12 @@ class EdgeSession:
 
     def finish(self) -> None:
         """Offer the last chunk. To be called once."""
-        if not self.publisher.backlog.ended:
-            self._offer(self._chunker.finish())
+        if self.publisher.backlog.ended:
+            return
+        self.unmute()
+        skipped = self._skip(self._muted_frames, MUTED) if self._muted_frames else []
+        for chunk in (*skipped, self._chunker.finish()):
+            self._offer(chunk)
 
     def resume_file(self, pos: int, source_frame: int) -> None:
         """Continue at position `pos` with blocks that start at `source_frame` of the file.
@@ -262,6 +304,8 @@ def resume_sessions(
     for session, backlog in zip(sessions, backlogs, strict=True):
         if source_frame is None:
             session.resume_live(pos, end_time_ns, min_gap_s)
+            for code in backlog.conditions:  # if one holds still, that is found again
+                session.note(Note(code, ended=True))
         else:
             session.resume_file(backlog.head.pos, source_frame)
         if not backlog.ended:

@@ -29,6 +29,8 @@ GAP_CAUSES = (BUSY, SUSPENDED, DEVICE_LOST, DROPPED, RESUMED, MUTED)
 """Why an edge lost audio, or left it out, by the Audio-Note of the next chunk: its machine was too
 busy; its machine was suspended; the microphone was away; the oldest audio that waited for NATS was
 dropped; no edge ran; somebody muted it."""
+_INSTANT = (BUSY, SUSPENDED, DROPPED, RESUMED)
+"""Causes of gaps that are noted when the gap is over, and never begin."""
 UNNAMED_GAP = "edge"
 """The cause of a gap of the edge whose cause is unknown."""
 
@@ -89,7 +91,7 @@ def merge_notes(earlier: Sequence[Note], later: Sequence[Note]) -> list[Note]:
     A condition that begins and ends between them, or the other way round, has not changed. A cause
     of a gap before the first chunk is none of one before the second.
     """
-    merged = [note for note in earlier if not (note.ended and note.code in GAP_CAUSES)]
+    merged = [note for note in earlier if note.code not in _INSTANT]
     for note in later:
         opposite = Note(note.code, not note.ended)
         if opposite in merged and note.code not in GAP_CAUSES:
@@ -109,6 +111,16 @@ def spread_notes(notes: Sequence[Note], own: Sequence[Note]) -> tuple[list[Note]
     gaps = [note for note in own if note.ended and note.code in GAP_CAUSES]
     ordered = gaps + [note for note in merged if note not in gaps]
     return ordered[:MAX_NOTES], ordered[MAX_NOTES:]
+
+
+def holding(codes: Iterable[str], notes: Iterable[Note]) -> list[str]:
+    """Return the codes of the conditions that hold after `notes`, given those before."""
+    held = dict.fromkeys(codes)
+    for note in notes:
+        held.pop(note.code, None)
+        if not note.ended:
+            held[note.code] = None
+    return list(held)
 
 
 def changes(notes: Sequence[Note]) -> list[Note]:

@@ -7,10 +7,10 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from natterjack.notices import MUTED
+from natterjack.notices import Note
 
 from ..errors import SourceLost
-from ..input_report import InputReport
+from ..input_report import Heard, InputReport
 from ..session import EdgeSession
 from ..sources import Block, Source
 from .take import Take
@@ -29,9 +29,9 @@ class Reading:
         self.take = take
         self.error: SourceLost | None = None
         """Why the source has ended before its end."""
-        self.muted = False
-        """Whether audio is left out, as a gap. It is neither measured nor stored."""
+        self._muted = False
         self._muted_frames = 0
+        """Frames that were muted and are not part of what `input` has watched yet."""
         self.frames = 0
         """Number of frames that were read."""
         self._rotate = rotate
@@ -52,23 +52,52 @@ class Reading:
         except SourceLost as error:
             self.error = error
 
+    @property
+    def muted(self) -> bool:
+        """Whether audio is left out from now on: a gap with the cause `muted`, which the sessions
+        say at once. It is neither measured nor stored, and the take is not rotated."""
+        return self._muted
+
+    @muted.setter
+    def muted(self, muted: bool) -> None:
+        self._muted = muted
+        if muted:
+            self.take.mute()
+        else:
+            self.take.unmute()
+
     def feed(self, block: Block) -> list[EdgeSession]:
         """Feed all sessions. Returns those that were offered a chunk."""
         self.frames += len(block.samples)
-        if self.muted:
+        if self._muted:
             self._muted_frames += block.lost_frames + len(block.samples)
-            return []
-        if self._muted_frames:
-            lost_frames = self._muted_frames + block.lost_frames
-            block = block._replace(lost_frames=lost_frames, cause=MUTED)
-            self._muted_frames = 0
-        self.input.feed(block)
+            return self.take.feed(block)
+        lost_frames, self._muted_frames = block.lost_frames + self._muted_frames, 0
+        heard = self.input.feed(block._replace(lost_frames=lost_frames))
         if self._rotate is not None:
-            self.take = self._rotate(block, self.take)
+            before, self.take = self.take, self._rotate(block, self.take)
+            if self.take is not before:
+                self._begin_take()
+                heard = []
+        self._note(heard)
         return self.take.feed(block)
+
+    def _begin_take(self) -> None:
+        """Say in a take that begins what is the case."""
+        for number, session in enumerate(self.take.sessions):
+            for finding in self.input.findings(number):
+                session.note(Note(finding.code))
+
+    def _note(self, heard: list[Heard]) -> None:
+        """Send what begins and ends along with the audio that it is about."""
+        for channel, finding in heard:
+            note = Note(finding.code, ended=not finding.began)
+            for number, session in enumerate(self.take.sessions):
+                if channel in (None, number):
+                    session.note(note)
 
     def finish(self) -> None:
         """Feed what has arrived, and say what is known of a source with little audio."""
         for block in self.source.remaining():
             self.feed(block)
-        self.input.finish()
+        self._note(self.input.finish())

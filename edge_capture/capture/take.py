@@ -70,6 +70,16 @@ class Take:
         """Feed all sessions. Returns those that were offered a chunk."""
         return [session for session in self.sessions if session.feed(block)]
 
+    def mute(self) -> None:
+        """Publish no audio from now on. Idempotent, as `unmute`."""
+        for session in self.sessions:
+            session.mute()
+
+    def unmute(self) -> None:
+        """Publish audio again."""
+        for session in self.sessions:
+            session.unmute()
+
     def finish(self) -> None:
         """Offer the last chunks. To be called once."""
         for session in self.sessions:

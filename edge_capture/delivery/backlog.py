@@ -6,7 +6,16 @@ import logging
 from collections import deque
 from pathlib import Path
 
-from natterjack.notices import DROPPED, gap_note
+from natterjack.notices import (
+    DROPPED,
+    UNNAMED_GAP,
+    Note,
+    gap_cause,
+    join_notes,
+    merge_notes,
+    parse_notes,
+    spread_notes,
+)
 from natterjack.spec import SessionSpec
 from natterjack.telemetry.log import fields
 
@@ -16,6 +25,12 @@ log = logging.getLogger(__name__)
 
 AHEAD_CHUNKS = 16
 """How many chunks of a file may wait. A file can be read later, so there is no need for more."""
+
+
+def with_earlier_notes(chunk: Chunk, note: str) -> Chunk:
+    """Return a chunk that also has the notes of one before it, which is dropped."""
+    merged = merge_notes(parse_notes(note), parse_notes(chunk.note))
+    return chunk._replace(note=join_notes(merged))
 
 
 class Backlog:
@@ -56,6 +71,8 @@ class Backlog:
         self._taken_pos = 0
         """Position after the chunk that was taken last."""
         self._overflowing = False
+        self._notes_left: list[Note] = []
+        """Notes of dropped chunks for which the next one had no room."""
 
     def __len__(self) -> int:
         """Return the number of chunks that wait to be taken."""
@@ -107,6 +124,8 @@ class Backlog:
             dropped = self._waiting.popleft()
             self._waiting_bytes -= len(dropped.payload)
             self._count_dropped(self.spec.frames(dropped.payload))
+            if dropped.note:
+                self._waiting[0] = with_earlier_notes(self._waiting[0], dropped.note)
 
     def take(self) -> tuple[int, Chunk] | None:
         """Remove the oldest chunk and return it with its `Audio-Seq`.
@@ -126,8 +145,13 @@ class Backlog:
         """Record that the session's chunks are no longer needed."""
 
     def _numbered(self, seq: int, chunk: Chunk) -> tuple[int, Chunk]:
-        if chunk.pos != self._taken_pos and seq == self._next_seq and not chunk.note:
-            chunk = chunk._replace(note=gap_note(DROPPED))  # whatever else was lost is named
+        own = parse_notes(chunk.note)
+        gap = chunk.pos != self._taken_pos and seq == self._next_seq
+        if gap and gap_cause(chunk.note) == UNNAMED_GAP:
+            own = (Note(DROPPED, ended=True), *own)  # whatever else was lost is named
+        if own or self._notes_left:
+            taken, self._notes_left = spread_notes(self._notes_left, own)
+            chunk = chunk._replace(note=join_notes(taken))
         self._taken_pos = chunk.pos + self.spec.frames(chunk.payload)
         self._next_seq = seq + 1
         if self._overflowing and not len(self):

@@ -117,6 +117,8 @@ class Chain:
         if isinstance(step, Successor):
             if step.wait_s:
                 await self._wait(step.wait_s)
+            if self._idled(event):
+                await self.publisher.sounding.wait()
             await self._open(step.position, unread=event is None)
             return
         self.outcome = step
@@ -151,6 +153,11 @@ class Chain:
             extra=self._fields(),
         )
         return event.model_copy(update={"audio_position": offered})
+
+    def _idled(self, event: StatusEvent | None) -> bool:
+        """Whether the session has ended because no audio came: another one has nothing to do while
+        the edge is muted."""
+        return event is not None and (event.reason or "").startswith("idle")
 
     async def _wait(self, seconds: float) -> None:
         """Wait for `seconds`, or until the audio ends."""

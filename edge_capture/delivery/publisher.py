@@ -84,6 +84,9 @@ class Publisher:
             self.ended.set()
         self.offered_position: int | None = None
         """The position after the chunk that was offered last; None before the first one."""
+        self.sounding = asyncio.Event()
+        """Cleared while the edge is muted, so that no audio comes."""
+        self.sounding.set()
         self.opening = False
         """Whether another session is about to go on with this audio, so that it is not finished."""
         self.abandoned = False
@@ -170,6 +173,7 @@ class Publisher:
     def abandon(self) -> None:
         """Send nothing more and discard the rest, because the session was ended."""
         self.abandoned = True
+        self.sounding.set()
         self._window.clear()
         self._problems.clear()
         self.backlog.discard()

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import NamedTuple, Protocol
 
 from natterjack.audio import AudioFormat
-from natterjack.notices import BUSY
+from natterjack.notices import BUSY, Note
 
 from ..input.samples import Samples
 
@@ -29,6 +29,9 @@ class Block(NamedTuple):
     """Why they were lost: one of GAP_CAUSES."""
     invalid: int = 0
     """Number of samples that were not numbers, or huge, and were replaced."""
+    notes: tuple[Note, ...] = ()
+    """Conditions of the source that begin or end with this block, which may have no samples. The
+    end of one of GAP_CAUSES is known by the `cause` of lost frames."""
 
 
 class Source(Protocol):

@@ -11,8 +11,10 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import numpy as np
+
 from natterjack.audio import AudioFormat
-from natterjack.notices import DEVICE_LOST, SUSPENDED
+from natterjack.notices import DEVICE_LOST, SUSPENDED, Note
 from natterjack.process.run import end_tasks
 from natterjack.telemetry.log import fields
 
@@ -203,6 +205,7 @@ class MicrophoneSource:
             except SourceLost as lost:
                 for block in self._recording.decided.take_all():
                     yield self._named(block)
+                yield self._lost()
                 await self._reopen(lost)
             for block in self._recording.decided.take():
                 yield self._named(block)
@@ -231,6 +234,11 @@ class MicrophoneSource:
                     extra=fields(microphone=self.name, cause=block.cause),
                 )
         return block
+
+    def _lost(self) -> Block:
+        """A block without samples that says that the microphone is away."""
+        nothing = np.empty((0, self.format.channels), np.int16)
+        return Block(nothing, time.time_ns(), notes=(Note(DEVICE_LOST),))
 
     def _report_drift(self, clock: CaptureClock) -> None:
         ppm = round(clock.drift_ppm)

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from natterjack.audio import AudioFormat
+from natterjack.notices import holding, join_notes, merge_notes, parse_notes
 from natterjack.spec import SessionSpec
 from natterjack.telemetry.log import fields
 
@@ -106,6 +107,8 @@ class Description(BaseModel):
     """Boot of the machine in which the session was last written."""
     notes: dict[int, str] = {}
     """Notes of chunks by index. They are no part of a record, which earlier releases can read."""
+    conditions: list[str] = []
+    """Codes of the conditions that have begun and not ended."""
     current: SessionSpec | None = None
     """The session that continues `spec`, if that one has ended before its audio."""
 
@@ -191,6 +194,7 @@ class SpooledBacklog(Backlog):
         self.discarded = False
         self._description = description
         self._notes = dict(description.notes)
+        self._conditions = list(description.conditions)
         self._current = description.current or description.spec
         self._described = True
         """Whether session.json has the newest notes and the current session."""
@@ -249,6 +253,11 @@ class SpooledBacklog(Backlog):
         it returns the lock."""
         self._make_directory = make_directory
         self._failed(error)
+
+    @property
+    def conditions(self) -> list[str]:
+        """Codes of the conditions that have begun in the chunks so far, and not ended."""
+        return list(self._conditions)
 
     @property
     def size(self) -> int:
@@ -341,6 +350,8 @@ class SpooledBacklog(Backlog):
         written = write_whole(self._file, size, encode_record(index, chunk))
         if chunk.note:
             self._notes[index], self._described = chunk.note, False
+            self._conditions = holding(self._conditions, parse_notes(chunk.note))
+            self._sync_needed.set()  # soon, because the record does not have the note
         self._count(segment, chunk, written)
         if self._unread == 0 and len(self._prefetched) < _PREFETCH_CHUNKS:
             self._prefetched.append((self._assign_numbers(segment) + index - segment.first, chunk))
@@ -611,9 +622,20 @@ class SpooledBacklog(Backlog):
         self._dropped = dropped
         self._segments = deque(s for s in self._segments if not s.dropping)
         for segment in dropping:
+            self._keep_notes(segment)
             self._unread -= segment.count
             self._count_dropped(segment.frames)
         await in_thread(lambda: unlink([segment.path for segment in dropping]))
+
+    def _keep_notes(self, segment: _Segment) -> None:
+        """Give the notes of a segment that is dropped to the chunk that follows it."""
+        following = segment.first + segment.count
+        indexes = sorted(i for i in self._notes if segment.first <= i < following)
+        for index in reversed(indexes):
+            merged = merge_notes(
+                parse_notes(self._notes.pop(index)), parse_notes(self._notes.get(following, ""))
+            )
+            self._notes[following], self._described = join_notes(merged), False
 
     async def _sync(self, in_thread: InThread, acknowledged: list[_Segment]) -> None:
         """Sync every segment except `acknowledged` to the disk. Raises: OSError."""
@@ -658,7 +680,8 @@ class SpooledBacklog(Backlog):
 
     def _encoded(self) -> bytes:
         """Return the content of session.json."""
-        description = self._description.model_copy(update={"notes": dict(self._notes)})
+        noted = {"notes": dict(self._notes), "conditions": list(self._conditions)}
+        description = self._description.model_copy(update=noted)
         return description.model_dump_json().encode()
 
     def close(self) -> None:

@@ -40,6 +40,24 @@ def test_live_audio_beyond_the_limit_drops_the_oldest(caplog: pytest.LogCaptureF
     ]
 
 
+def test_notes_of_dropped_chunks_go_to_those_that_follow() -> None:
+    backlog = Backlog(SPEC, max_seconds=2)
+    notes = {0: "input_dead", 1: "input_low", 2: "input_low:end,a,b", 3: "busy:end", 5: "c"}
+    for index in range(60):
+        backlog.put(chunk(index)._replace(note=notes.get(index, "")))
+    found = [taken[1].note for taken in (backlog.take() for _ in range(4)) if taken is not None]
+    assert found == ["dropped:end,input_dead,a", "b,c", "", ""]
+
+
+def test_a_gap_has_one_cause() -> None:
+    backlog = Backlog(SPEC, max_seconds=2)
+    for index in range(60):
+        backlog.put(chunk(index)._replace(note="muted:end,input_low" if index == 40 else ""))
+    taken = backlog.take()
+    assert taken is not None
+    assert taken[1].note == "muted:end,input_low"
+
+
 def test_a_chunk_longer_than_the_limit_is_kept() -> None:
     backlog = filled(1, max_seconds=0.01)
     assert len(backlog) == 1

@@ -205,6 +205,24 @@ async def test_beyond_a_limit_the_oldest_unsent_audio_is_dropped(
     assert await taken(later, left) == sent + held
 
 
+async def test_notes_of_dropped_segments_go_to_the_chunk_that_follows(spool: Path) -> None:
+    keeper = opened(spool, seconds=20)
+    backlog = keeper.create(spec(), ORIGIN, "run")
+    for index in range(1000):
+        note = {101: "input_dead", 202: "input_low", 303: "input_low:end,muted"}.get(index, "")
+        backlog.put(chunk(index)._replace(note=note))
+    await held_to_limits(keeper)
+    assert backlog.dropped_frames > 400 * FRAMES
+    await keeper.close()
+    (about,) = spool.glob("*/session.json")
+    assert list(json.loads(about.read_text())["notes"].values()) == ["input_dead,muted"]
+    later = opened(spool, seconds=20)
+    (left,) = later.adopt()
+    noted = [found.note for _, found in await taken(later, left) if found.note]
+    assert noted == ["dropped:end,input_dead,muted"]
+    await later.close()
+
+
 async def test_a_later_run_never_drops_what_may_have_been_sent(spool: Path) -> None:
     keeper = opened(spool)
     backlog = keeper.create(spec(), ORIGIN, "run")

@@ -133,13 +133,14 @@ async def test_sources_are_steered_one_by_one(
         await until_stored(ready_broker, "a", 100 * BLOCK)
     first, second = await sessions(ready_broker, "a")
     expected = counting(before)
-    muted = [header for header in first.headers if header.note]
-    assert [header.note for header in muted] == ["muted:end"]
+    begun, over = (header for header in first.headers if header.note)
+    assert (begun.note, over.note) == ("muted", "muted:end")
     gap = before - len(first.samples)
     assert 0 < gap <= 100 * BLOCK
-    at = muted[0].pos - gap
-    assert (first.samples[:at] == expected[:at]).all()
-    assert (first.samples[at:] == expected[muted[0].pos :]).all()
+    at = over.pos - gap
+    assert (first.samples[: begun.pos] == expected[: begun.pos]).all()
+    assert not first.samples[begun.pos : at].any(), "a moment of silence has the note"
+    assert (first.samples[at:] == expected[over.pos :]).all()
     assert first.headers[-1].end
     assert second.spec.conversation == first.spec.conversation
     assert (second.samples == counting(a.written)[before:]).all()
