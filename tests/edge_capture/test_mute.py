@@ -46,7 +46,7 @@ def taken(backlog: Backlog) -> list[Chunk]:
 
 
 def samples(chunk: Chunk) -> list[int]:
-    return np.frombuffer(chunk.payload, "<i2").tolist()
+    return [int(sample) for sample in np.frombuffer(chunk.payload, "<i2")]
 
 
 def test_a_muted_session_publishes_nothing_and_its_positions_go_on() -> None:
