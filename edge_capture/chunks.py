@@ -140,12 +140,13 @@ class Chunker:
         the audio so far, if there is any, and a short one of silence that has the note.
 
         The silence is in the place of the first audio that follows, or part of a gap. `time_ns` is
-        the wall clock of the end of the audio.
+        its wall clock if there was no audio yet.
         """
         chunks = [chunk for chunk in [self._flush(end=False)] if chunk.payload]
         self._resampler = self._new_resampler()
         self.note(note)
-        self._anchor = (self._frames_in, time_ns)
+        if not self._anchor[1]:
+            self._anchor = (self._frames_in, time_ns)
         frames = max(1, int(_MARK_S * self._rate))
         silence = np.frombuffer(self._published.silence(frames), np.uint8)
         if not self._companded:
