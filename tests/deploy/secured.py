@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -17,6 +18,7 @@ from nats.aio.client import Client
 from natterjack.settings import KINDS
 from tests.nats_server import NatsServer
 from tests.natterjack.cli.commands import Command
+from tests.ports import free_port
 
 from ..waiting import Countdown, until, within
 
@@ -29,6 +31,9 @@ USERS = {
     "gateway": ("gateway",),
     "edge_acme_pi-1": ("edge", "--tenant", "acme", "--name", "pi-1"),
     "edge_acme_pi-2": ("edge", "--tenant", "acme", "--name", "pi-2", "--speaker", "agent"),
+    "edge_acme_wall": (
+        "edge", "--tenant", "acme", "--name", "wall", "--speaker", "agent", "--captions",
+    ),
     "edge_other_x": ("edge", "--tenant", "other", "--name", "x"),
     "subscriber_acme_app": ("subscriber", "--tenant", "acme", "--name", "app", "--control"),
     "subscriber_acme_shown": ("subscriber", "--tenant", "acme", "--name", "shown", "--live"),
@@ -50,6 +55,14 @@ class SecuredServer(NatsServer):
     def __init__(self, home: Path) -> None:
         super().__init__(home / "data", extra_arguments=("-c", str(home / "nats.conf"), "-m", "-1"))
         self.home = home
+        self._web_port = free_port()
+        configuration = home / "nats.conf"
+        text, count = re.subn(
+            r"(?<=^websocket \{\n  port: )\d+", f"{self._web_port}", configuration.read_text(),
+            flags=re.M,
+        )  # fmt: skip
+        assert count == 1
+        configuration.write_text(text)
 
     def store_arguments(self) -> tuple[str | Path, ...]:
         return ()  # the file has all options
@@ -67,6 +80,11 @@ class SecuredServer(NatsServer):
     @property
     def url(self) -> str:
         return f"tls://127.0.0.1:{self.port}"
+
+    @property
+    def websocket_url(self) -> str:
+        """The URL of the port for edges that only reach HTTPS."""
+        return f"wss://127.0.0.1:{self._web_port}"
 
     def reload(self) -> None:
         """Make the server reload its configuration, and wait until it has."""

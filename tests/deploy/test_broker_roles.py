@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import io
 import json
 import os
 import re
 import signal
+import ssl
 import stat
 import sys
 import time
@@ -16,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import nkeys
 import numpy as np
 import pytest
@@ -27,14 +30,19 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 
 import natterjack
+from edge_capture.capture.captions import show_captions
+from edge_capture.delivery.link import Link
 from natterjack.broker import streams
 from natterjack.broker.connection import connect, connected
+from natterjack.consume.captions import Captions
 from natterjack.emulators import tones
 from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.errors import BrokerUnreachable, NotAllowed, UsageError
 from natterjack.events import FinalEvent
 from natterjack.local.demo import bundled_recording
+from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings, load
+from natterjack.subjects import SessionKey
 from tests.natterjack.cli.commands import Command, run_async
 from tests.natterjack.consume.test_conversation import publish
 from tests.natterjack.transcripts.events import Session
@@ -258,6 +266,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         *_OWN_EDGE, "stt.audio.acme.call.caller", "tts.played.acme.call.caller",
     },
     "edge_acme_pi-2": {*_OWN_EDGE},
+    "edge_acme_wall": {*_OWN_EDGE},
     "edge_other_x": {s.replace("acme", "other") for s in _OWN_EDGE},
     "subscriber_acme_app": {*_LISTEN, f"stt.control.{KEY}", f"tts.control.{KEY}"},
     "application_acme_bot": {
@@ -340,6 +349,9 @@ MAY_HEAR: dict[str, set[str]] = {
         "tts.event.acme.call.*.status",
     },
     "edge_acme_pi-2": {*_EDGE_HEARS},
+    "edge_acme_wall": {
+        *_EDGE_HEARS, f"stt.transcript.{KEY}.interim", f"stt.transcript.{KEY}.final",
+    },
     "edge_other_x": {
         f"stt.transcript.{FOREIGN}.status", f"stt.hold.{FOREIGN}", f"tts.hold.{FOREIGN}",
         f"tts.audio.{FOREIGN}",
@@ -394,6 +406,45 @@ async def test_every_role_has_exactly_the_permissions_of_the_table(
                 if await one.may_publish(subject) != (subject in MAY_PUBLISH[user]):
                     wrong.append(f"{user} publishes {subject}")
     assert not wrong, "\n".join(wrong)
+
+
+async def test_an_edge_that_only_reaches_https(server: SecuredServer) -> None:
+    """It has the rights of its user there, and sees the captions of its sessions. A browser on a
+    page of another site is refused."""
+    over_websocket = settings_of(server, "edge_acme_wall").model_copy(
+        update={"url": server.websocket_url}
+    )
+    link = Link(over_websocket)
+    out = io.StringIO()
+    async with (
+        connected(over_websocket, name="edge", once=True) as edge,
+        connected(settings_of(server, "worker"), name="worker", once=True) as worker,
+        asyncio.TaskGroup() as tasks,
+    ):
+        chunk = await edge.client.request(f"stt.audio.{KEY}", b"\0\0", timeout=bound(10))
+        assert json.loads(chunk.data)["stream"] == streams.AUDIO
+        refused: asyncio.Queue[NotAllowed] = asyncio.Queue()
+        edge.on_refusal.add(refused.put_nowait)
+        await edge.client.publish(f"stt.audio.{FOREIGN}", b"\0\0")
+        assert (await soon(refused.get(), 10)).subject == f"stt.audio.{FOREIGN}"
+        side = [tasks.create_task(link.run())]
+        with Captions(out, names=None, states=False) as captions:
+            keys = [SessionKey.parse(KEY)]
+            side.append(tasks.create_task(show_captions(keys, link, captions)))
+            session = Session("session-1", conversation="call")
+
+            async def shown() -> bool:
+                await publish(worker, session.final("hello from the room", 0, 1))
+                return "hello from the room" in out.getvalue()
+
+            await until(shown, "the caption is shown", 20)
+            await end_tasks(side)
+        headers = {"Origin": "https://elsewhere.example.org"}
+        trusted = ssl.create_default_context(cafile=over_websocket.ca)
+        async with aiohttp.ClientSession() as browser:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await browser.ws_connect(server.websocket_url, headers=headers, ssl=trusted)
+    assert caught.value.status == 403
 
 
 async def test_clients_without_a_key_or_a_certificate_are_refused(server: SecuredServer) -> None:

@@ -379,7 +379,7 @@ def stack(tmp_path: Path, processes: None) -> Iterator[Stack]:
     for name in ("nats", "prometheus"):
         (deploy / "data" / name).mkdir(parents=True)
     text = (deploy / "compose.yaml").read_text()
-    ports = {port: free_port() for port in (4222, 8080, 9090)}
+    ports = {port: free_port() for port in (4222, 8080, 8443, 9090)}
     for port, free in ports.items():
         text = text.replace(f"127.0.0.1:{port}:", f"127.0.0.1:{free}:")
     # Tests may not be allowed to raise limits; containers.py sets the permitted ones.
