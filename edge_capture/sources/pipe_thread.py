@@ -22,6 +22,7 @@ class PipeThread:
         self._loop = asyncio.get_running_loop()
         self._wanted = threading.Semaphore(0)
         self._reading = False
+        self._finished: Callable[[], object] | None = None
         # At the end of the process, a daemon may still wait for a writer.
         threading.Thread(target=self._run, name="standard input", daemon=True).start()
 
@@ -31,9 +32,18 @@ class PipeThread:
             self._reading, self._size = True, size
             self._wanted.release()
 
+    def end(self, finished: Callable[[], object]) -> None:
+        """End the thread once it is reading no more, and let it call `finished`, which may close
+        the descriptor."""
+        self._finished = finished
+        self._wanted.release()
+
     def _run(self) -> None:
         while True:
             self._wanted.acquire()
+            if self._finished is not None:
+                self._finished()
+                return
             data: bytes | OSError
             try:
                 data = os.read(self._descriptor, self._size)
@@ -41,8 +51,6 @@ class PipeThread:
                 data = error
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._deliver, data)
-            if not data or isinstance(data, OSError):
-                return
 
     def _deliver(self, data: bytes | OSError) -> None:
         self._reading = False

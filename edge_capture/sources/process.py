@@ -22,6 +22,7 @@ from ..errors import SourceError, SourceLost
 from ..input.samples import LINEAR16, Samples
 from . import Block, always
 from .arrival_clock import ArrivalClock
+from .pipe_thread import PipeThread
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,9 @@ class _Program:
         self._out, self._errors = self._process.stdout, self._process.stderr
         self._lines: deque[str] = deque(maxlen=_LINES)
         self._line = b""
+        self._killed = False
+        self._complaining = False
+        """Whether a thread is reading its errors."""
         self.pending = bytearray()
         """Bytes that were read and not taken yet."""
         self.ended = False
@@ -68,15 +72,18 @@ class _Program:
         self._limit = 1 << 20
         self._loop = asyncio.get_running_loop()
         self._reading = False
-        for each in (self._out, self._errors):
-            os.set_blocking(each.fileno(), False)
+        self._threads: tuple[PipeThread, PipeThread] | None = None
+        """Read its output and its errors where no loop can watch them."""
         try:
             self._loop.add_reader(self._errors.fileno(), self._read_errors)
         except NotImplementedError:  # on Windows
-            self.kill()
-            raise SourceError(
-                "programs cannot be read on this system: its event loop does not watch pipes"
-            ) from None
+            out = PipeThread(self._out.fileno(), self._receive)
+            self._threads = out, PipeThread(self._errors.fileno(), self._receive_error)
+            self._threads[1].read(_READ_BYTES)
+            self._complaining = True
+        else:
+            for each in (self._out, self._errors):
+                os.set_blocking(each.fileno(), False)
         self.resume()
 
     def limit(self, max_bytes: int) -> None:
@@ -86,12 +93,16 @@ class _Program:
     def resume(self) -> None:
         """Read on, if it was paused because too much was pending."""
         if not (self._reading or self.ended) and len(self.pending) < self._limit:
-            self._loop.add_reader(self._out.fileno(), self._read)
+            if self._threads:
+                self._threads[0].read(_READ_BYTES)
+            else:
+                self._loop.add_reader(self._out.fileno(), self._read)
             self._reading = True
 
     def _stop_reading(self) -> None:
         if self._reading:
-            self._loop.remove_reader(self._out.fileno())
+            if not self._threads:
+                self._loop.remove_reader(self._out.fileno())
             self._reading = False
 
     def _read(self) -> None:
@@ -101,6 +112,16 @@ class _Program:
             return
         except OSError:
             data = b""
+        self._take_in(data)
+
+    def _receive(self, data: bytes | OSError) -> None:
+        """Take what the thread has read."""
+        self._reading = False
+        if not self._killed:
+            self._take_in(b"" if isinstance(data, OSError) else data)
+            self.resume()
+
+    def _take_in(self, data: bytes) -> None:
         if data:
             self.pending += data
             self.heard_at = time.monotonic()
@@ -120,6 +141,17 @@ class _Program:
             data = b""
         if not data:
             self._loop.remove_reader(self._errors.fileno())
+        self._take_in_errors(data)
+
+    def _receive_error(self, data: bytes | OSError) -> None:
+        """Take what the thread has read."""
+        data = b"" if isinstance(data, OSError) else data
+        self._take_in_errors(data)
+        self._complaining = bool(data)
+        if data and self._threads and not self._killed:
+            self._threads[1].read(_READ_BYTES)
+
+    def _take_in_errors(self, data: bytes) -> None:
         *lines, rest = (self._line + data).split(b"\n")
         self._line = rest[-_LINE_CHARACTERS:]
         if not data and rest:
@@ -140,7 +172,7 @@ class _Program:
 
     def read_rest(self) -> None:
         """Read what it has written, without waiting."""
-        while self._reading and len(self.pending) < self._limit:
+        while self._reading and not self._threads and len(self.pending) < self._limit:
             before = len(self.pending)
             self._read()
             if len(self.pending) == before:
@@ -148,8 +180,9 @@ class _Program:
 
     def complaint(self) -> str:
         """The last line that it has written to standard error, and its exit status."""
-        with contextlib.suppress(BlockingIOError, OSError, ValueError):
-            self._read_errors()
+        if not self._threads:
+            with contextlib.suppress(BlockingIOError, OSError, ValueError):
+                self._read_errors()
         words = next((line for line in reversed(self._lines) if line), "")
         status = self._process.poll()
         if status is not None and status < 0:
@@ -163,7 +196,7 @@ class _Program:
         self._signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(_END_S):
-                while self._process.poll() is None:  # noqa: ASYNC110 - nothing tells of its end
+                while self._process.poll() is None or self._complaining:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
         except TimeoutError:
             pass
@@ -172,17 +205,26 @@ class _Program:
 
     def kill(self) -> None:
         """Kill it and all that it has started. Idempotent."""
-        self._signal(signal.SIGKILL)
+        self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
         self._process.wait()
-        for each in (self._out, self._errors):
-            if not each.closed:
-                self._loop.remove_reader(each.fileno())
-                each.close()
+        if self._threads and not self._killed:
+            # They may be reading until all processes with the other ends have ended.
+            self._threads[0].end(self._out.close)
+            self._threads[1].end(self._errors.close)
+        elif not self._threads:
+            for each in (self._out, self._errors):
+                if not each.closed:
+                    self._loop.remove_reader(each.fileno())
+                    each.close()
+        self._killed = True
         self._reading = False
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)  # the group may outlive its first process
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, number)  # the group may outlive its first process
+            else:
+                self._process.terminate()  # on Windows
 
 
 class ProcessSource:

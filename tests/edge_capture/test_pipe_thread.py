@@ -21,14 +21,27 @@ async def test_a_pipe_is_read_once_for_each_time_that_it_is_asked_for() -> None:
     os.close(writer)
     await until(lambda: len(received) == 2, "the end is read")
     assert received == [b"abcd", b""]
+    thread.end(lambda: os.close(reader))
+    await until(lambda: not os.path.exists(f"/proc/self/fd/{reader}"), "it is closed")
+
+
+async def test_it_is_closed_only_when_nothing_reads_it() -> None:
+    reader, writer = os.pipe()
+    closed: list[int] = []
+    thread = PipeThread(reader, lambda _: None)
+    thread.read(4)
+    thread.end(lambda: closed.append(reader))
+    os.write(writer, b"a")
+    await until(lambda: closed, "it ends after the read")
+    os.close(writer)
     os.close(reader)
 
 
 async def test_an_error_is_received() -> None:
     reader, writer = os.pipe()
-    os.close(writer)
-    os.close(reader)
     received: list[bytes | OSError] = []
-    PipeThread(reader, received.append).read(4)
+    PipeThread(writer, received.append).read(4)  # which can only be written
     await until(lambda: received, "it fails")
     assert isinstance(received[0], OSError)
+    os.close(writer)
+    os.close(reader)
