@@ -298,9 +298,9 @@ def _leftovers(found: list[SpooledBacklog], settings: DeliverySettings) -> list[
     return [make_leftover(backlog, settings) for backlog in found]
 
 
-def _configure_log(flags: argparse.Namespace) -> None:
+def _configure_log(flags: argparse.Namespace, *, device: bool = False) -> None:
     settings = load(LogSettings, flags)
-    device = flags.command in ("mic", "run", "devices", "check") or (
+    device |= flags.command in ("mic", "devices", "check") or (
         flags.command == "play" and load(PlaySettings, flags).file is None
     )
     if device and settings.log_level != "debug":
@@ -322,9 +322,11 @@ async def _probe(flags: argparse.Namespace) -> int:
 async def _import_and_run(flags: argparse.Namespace) -> int:
     """Run `run` or `check`. Returns the exit status."""
     if flags.command == "run":
-        from .supervisor.command import run_config as run
-    else:
-        from .check.command import run
+        from .supervisor.command import run_config
+
+        return await run_config(flags, lambda: _configure_log(flags, device=True))
+    from .check.command import run
+
     return await run(flags)
 
 

@@ -150,6 +150,16 @@ class EdgeSession:
             self._last_payload = chunk.payload
         return bool(chunks)
 
+    def skip(self, lost_frames: int, cause: str) -> None:
+        """Audio was lost after the last block."""
+        if self.publisher.backlog.ended:
+            return
+        if self._muted_frames:
+            lost_frames, cause = lost_frames + self._muted_frames, MUTED
+            self._muted_frames = 0
+        for chunk in self._skip(lost_frames, cause):
+            self._offer(chunk)
+
     def _skip(self, lost_frames: int, cause: str) -> list[Chunk]:
         self._lost[cause] += max(0, lost_frames - self._chunker.marked_frames)
         return self._chunker.skip(lost_frames, cause)

@@ -18,7 +18,8 @@ from .take import Take
 log = logging.getLogger(__name__)
 
 Rotate = Callable[[Block, Take], Take]
-"""Returns the take to which a block belongs: the current one, or one that begins with the block."""
+"""Returns the take to which a block belongs: the current one, or one that begins with the block, in
+which case the caller ends the other one."""
 
 
 class Reading:
@@ -77,6 +78,7 @@ class Reading:
         if self._rotate is not None:
             before, self.take = self.take, self._rotate(block, self.take)
             if self.take is not before:
+                block = before.end_before(block)
                 self._begin_take()
                 heard = []
         self._note(heard)

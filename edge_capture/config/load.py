@@ -21,6 +21,7 @@ from .models import (
     AgentTable,
     Defaults,
     DeliveryTable,
+    KeepTable,
     NatsTable,
     SourceTable,
     SpoolTable,
@@ -36,6 +37,7 @@ _TABLES: dict[str, type[Table]] = {
     "nats": NatsTable,
     "spool": SpoolTable,
     "delivery": DeliveryTable,
+    "keep": KeepTable,
     "defaults": Defaults,
 }
 _SHOWN = 5
@@ -56,6 +58,7 @@ class Config:
     nats: NatsTable
     spool: SpoolTable
     delivery: DeliveryTable
+    keep: KeepTable
     sources: tuple[SourceTable, ...]
 
     @property
@@ -71,7 +74,7 @@ class Config:
         """What is different in `new` that only a restart can change."""
         return [
             each
-            for each in ("agent", "tenant", "nats", "spool", "delivery")
+            for each in ("agent", "tenant", "nats", "spool", "delivery", "keep")
             if getattr(self, each) != getattr(new, each)
         ]
 
@@ -145,6 +148,7 @@ def _config(
         found["nats"] or NatsTable(),  # type: ignore[arg-type]
         found["spool"] or SpoolTable(),  # type: ignore[arg-type]
         found["delivery"] or DeliveryTable(),  # type: ignore[arg-type]
+        found["keep"] or KeepTable(),  # type: ignore[arg-type]
         tuple(each for each in read if each is not None),
     )
     _check_together(config, host, problems)

@@ -78,6 +78,16 @@ class DeliveryTable(Table):
     )
 
 
+class KeepTable(Table):
+    """`[keep]`: recordings on this machine. The variables `EDGE_KEEP*` precede it."""
+
+    directory: FsPath | None = described(
+        None, "directory in which the audio of each session is kept as a FLAC file; if unset, none"
+    )
+    bytes: int | None = described(None, "maximum size of all recordings, in bytes", ge=1_000_000)
+    days: float | None = described(None, "days after which a recording is deleted", gt=0, le=36_500)
+
+
 class RotateTable(Table):
     """`rotate`: when the session of a source ends and another one begins with the next sample."""
 
@@ -141,6 +151,9 @@ class Defaults(Table):
     publish_sample_rate: int = described(
         16_000, "rate at which audio is published, in hertz; 0 keeps that of the source", ge=0
     )
+    publish_encoding: Literal["linear16", "flac"] = described(
+        "linear16", "how linear16 is encoded on the way to the broker: flac needs half of the bytes"
+    )
     chunk_ms: int = described(80, "length of a chunk in milliseconds", ge=10, le=1000)
     rotate: RotateTable | None = described(None, "when the session ends and another one begins")
     time_zone: str | None = described(
@@ -192,7 +205,7 @@ class SourceTable(Defaults):
 
     def same_input(self, other: SourceTable) -> bool:
         """Whether both capture the same, in the same format."""
-        keys = ("name", "kind", "publish_sample_rate", "chunk_ms", *self.INPUT)
+        keys = ("name", "kind", "publish_sample_rate", "publish_encoding", "chunk_ms", *self.INPUT)
         mine, theirs = (
             [getattr(each, key, None) for key in keys] + [len(each.split_channels or ())]
             for each in (self, other)

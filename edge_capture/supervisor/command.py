@@ -6,10 +6,12 @@ import argparse
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 from natterjack.process.sd_notify import notify_systemd
 from natterjack.settings import load
 
+from ..config.models import MicrophoneTable
 from ..errors import SteeringError
 from ..fleet.reporter import Reporter
 from ..settings import ConversationSettings, FleetSettings
@@ -22,8 +24,11 @@ _END_SECONDS = 10.0
 """Time beyond the finish time for closing the sources, the connection and the spool."""
 
 
-async def run_config(flags: argparse.Namespace) -> int:
-    """Run the agent that `--config` describes. Returns the exit status. Raises: UsageError."""
+async def run_config(flags: argparse.Namespace, use_devices: Callable[[], None]) -> int:
+    """Run the agent that `--config` describes. Returns the exit status. Raises: UsageError.
+
+    `use_devices` is called before audio devices are used.
+    """
     fleet = load(FleetSettings, flags)
     conversation = load(ConversationSettings, flags)
     tenant = conversation.tenant if "tenant" in conversation.model_fields_set else None
@@ -33,6 +38,8 @@ async def run_config(flags: argparse.Namespace) -> int:
         names = ", ".join(supervisor.config.names)
         print(f"{flags.config}: agent {supervisor.agent}, tenant {supervisor.tenant}: {names}")
         return 0
+    if any(isinstance(each, MicrophoneTable) for each in supervisor.config.sources):
+        use_devices()
     hang_up = asyncio.Event()
     try:
         with stopped_by_signals(lambda: None, reload=hang_up.set) as stop:

@@ -23,6 +23,7 @@ from ..config.load import Config, ConfigError
 from ..config.models import FileTable, RotateTable, SourceTable
 from ..config.naming import Template
 from ..config.rotation import Rotation, Schedule, Silence
+from ..keep.settings import KeepSettings
 from ..settings import (
     DeliverySettings,
     EdgeSettings,
@@ -54,6 +55,14 @@ def spool_settings(config: Config) -> SpoolSettings:
     names = {"directory": "spool", "seconds": "spool_seconds", "bytes": "spool_bytes"}
     given = {names[key]: each for key, each in given.items()}
     return _settings(SpoolSettings, "[spool]", given, os.environ)
+
+
+def keep_settings(config: Config) -> KeepSettings:
+    """Recordings on this machine. Raises: ConfigError."""
+    given = config.keep.model_dump(exclude_none=True)
+    names = {"directory": "keep", "bytes": "keep_bytes", "days": "keep_days"}
+    given = {names[key]: each for key, each in given.items()}
+    return _settings(KeepSettings, "[keep]", given, os.environ)
 
 
 def delivery_settings(config: Config) -> DeliverySettings:
@@ -117,7 +126,11 @@ class Plan:
         self.publish = _settings(
             PublishSettings,
             where,
-            {"sample_rate": table.publish_sample_rate, "chunk_ms": table.chunk_ms},
+            {
+                "sample_rate": table.publish_sample_rate,
+                "encoding": table.publish_encoding,
+                "chunk_ms": table.chunk_ms,
+            },
         )
         self.request = _settings(
             RequestSettings,

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from enum import Enum
 
-import numpy as np
-
 from natterjack.errors import NatterjackError
 from natterjack.process.run import end_tasks
 from natterjack.telemetry.log import fields
@@ -20,8 +18,9 @@ from ..capture.take import Take
 from ..config.models import FileTable, MicrophoneTable
 from ..delivery.chain import announce
 from ..delivery.link import Link
-from ..input.measure import SILENCE_DBFS
-from ..input.samples import EXPANSIONS, to_float
+from ..keep.directory import KeepDirectory
+from ..keep.recorder import keep_audio
+from ..level import block_dbfs
 from ..session import EdgeSession, make_sessions
 from ..sources import Block, Source
 from ..spool import Spool, SpooledBacklog
@@ -59,6 +58,7 @@ class RunningSource:
         takes: Takes,
         link: Link,
         spool: Spool | None,
+        keep: KeepDirectory | None,
         found: list[SpooledBacklog],
         release: Callable[[list[SpooledBacklog]], None],
         changed: Callable[[], None],
@@ -76,6 +76,7 @@ class RunningSource:
         self._takes = takes
         self._link = link
         self._spool = spool
+        self._keep = keep
         self._found = found
         self._release = release
         self._changed = changed
@@ -139,11 +140,12 @@ class RunningSource:
         """Leave its audio out, or no longer. Returns whether that is a change."""
         change = muted != self._muted
         self._muted = muted
+        if not change:
+            return False
         if self.reading is not None:
             self.reading.muted = muted
-        if change:
-            self._changed()
-        return change
+        self._changed()
+        return True
 
     def rotate(self) -> bool:
         """Begin new sessions with the next block. Returns False if nothing is captured."""
@@ -302,6 +304,7 @@ class RunningSource:
         return self._deliver(sessions, source)
 
     def _deliver(self, sessions: list[EdgeSession], source: Source) -> Take:
+        keep_audio(sessions, self._keep)
         take = Take(sessions)
         for session in sessions:
             announce(session.chain.spec)
@@ -316,7 +319,9 @@ class RunningSource:
         """Return the take to which a block belongs. The last one ends with the sample before."""
         assert self.reading is not None
         source = self.reading.source
-        level = _level_dbfs(block, source) if self._rotation.needs_level else 0.0
+        level = (
+            block_dbfs(block.samples, source.format.encoding) if self._rotation.needs_level else 0.0
+        )
         seconds = source.format.seconds(len(block.samples))
         if not self._rotation.feed(block.time_ns, seconds, level):
             return take
@@ -330,7 +335,6 @@ class RunningSource:
             self._rotate_after_ns = block.time_ns + _ROTATE_AGAIN_NS
             self._rotation.ask()
             return take
-        take.finish()
         log.info(
             "rotated to conversation %s", following.sessions[0].spec.conversation,
             extra=fields(source=self.name),
@@ -374,15 +378,3 @@ class RunningSource:
         found, self._found = self._found, []
         if found:
             self._release(found)
-
-
-def _level_dbfs(block: Block, source: Source) -> float:
-    """The level of the loudest channel of a block."""
-    samples = block.samples
-    if source.format.encoding != "linear16":
-        samples = EXPANSIONS[source.format.encoding][samples]
-    if not len(samples):
-        return SILENCE_DBFS
-    values = to_float(samples)
-    power = float(np.max(np.mean(np.square(values), axis=0)))
-    return max(SILENCE_DBFS, 10 * np.log10(power)) if power else SILENCE_DBFS

@@ -17,9 +17,10 @@ from ..delivery.link import Link
 from ..errors import SteeringError
 from ..fleet.name import host_token
 from ..fleet.reporter import Reporter
+from ..keep.recorder import open_keep
 from ..session import make_leftover
 from ..spool import Spool, SpooledBacklog
-from .plans import Plan, broker_settings, delivery_settings, spool_settings
+from .plans import Plan, broker_settings, delivery_settings, keep_settings, spool_settings
 from .running import RunningSource, State
 from .takes import Takes
 
@@ -58,6 +59,7 @@ class Supervisor:
         self._delivery_settings = delivery_settings(self.config)
         spool = spool_settings(self.config)
         self.spool = Spool(spool) if spool.spool else None
+        self._keep = open_keep(keep_settings(self.config))
         self.link = Link(broker_settings(self.config), once=once)
         self.changed = asyncio.Event()
         self.reporter: Reporter | None = None
@@ -142,7 +144,14 @@ class Supervisor:
         assert self._takes is not None
         assert self._tasks is not None
         source = RunningSource(
-            plan, self._takes, self.link, self.spool, found, self._send_leftovers, self.changed.set
+            plan,
+            self._takes,
+            self.link,
+            self.spool,
+            self._keep,
+            found,
+            self._send_leftovers,
+            self.changed.set,
         )
         self._sources[source.name] = source
         self._running[source.name] = self._tasks.create_task(

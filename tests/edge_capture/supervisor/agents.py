@@ -33,15 +33,15 @@ class Counter:
         """Number of samples."""
         self._descriptor: int | None = None
 
-    async def write(self, blocks: int) -> None:
-        """Write so many blocks, faster than they would be captured."""
+    async def write(self, blocks: int, pause_s: float = 0.002) -> None:
+        """Write so many blocks, with a pause after each: of 0.02 s, as if they were captured."""
         if self._descriptor is None:
             self._descriptor = await soon(asyncio.to_thread(os.open, self.path, os.O_WRONLY), 20)
         for _ in range(blocks):
             samples = np.arange(self.written, self.written + BLOCK).astype(np.int16)
             await asyncio.to_thread(os.write, self._descriptor, samples.tobytes())
             self.written += BLOCK
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(pause_s)
 
     def close(self) -> None:
         """End the input. Idempotent."""
