@@ -32,6 +32,7 @@ from natterjack.telemetry import tracing
 from natterjack.telemetry.log import fields
 
 from .agent import Agent, RunOptions
+from .capture.resuming import resumable, seek
 from .delivery.chain import Chain, announce
 from .display import restore_terminal
 from .errors import KeyTaken, SourceError
@@ -40,14 +41,7 @@ from .keep.recorder import keep_audio, open_keep
 from .keep.settings import KeepSettings
 from .parser import make_parser
 from .playback.run import PlayRun, make_run
-from .session import (
-    file_start,
-    make_keys,
-    make_leftover,
-    make_sessions,
-    published_format,
-    resume_sessions,
-)
+from .session import make_keys, make_leftover, make_sessions, resume_sessions
 from .settings import (
     CaptionSettings,
     ConversationSettings,
@@ -63,9 +57,8 @@ from .settings import (
     check_variables,
 )
 from .sources import DEVICE_THREADS, Source
-from .spool import Origin, Spool, SpooledBacklog, find_resumable
+from .spool import Origin, Spool, SpooledBacklog
 from .stop_signals import stopped_by_signals
-from .succession import clock_text
 
 log = logging.getLogger("edge_capture")
 
@@ -131,9 +124,9 @@ async def _capture(flags: argparse.Namespace) -> int:
             if flags.command == "mic" and flags.play:
                 player = _player_beside(flags, keys[0], broker)
             origin = _origin(flags, source, keys, publish)
-            resumed = _find_resumable(found, origin, edge, publish) if flags.resume else []
+            resumed = resumable(found, origin, edge, publish) if flags.resume else []
             if resumed:
-                frame = await _seek(source, resumed)
+                frame = await seek(source, resumed)
                 sessions = resume_sessions(
                     resumed, source.format, source.can_wait, edge, publish, frame
                 )
@@ -248,47 +241,6 @@ def _origin(
         speakers=tuple(key.speaker for key in keys),
         chunk_ms=publish.chunk_ms,
     )
-
-
-def _find_resumable(
-    found: list[SpooledBacklog], origin: Origin, edge: EdgeSettings, publish: PublishSettings
-) -> list[SpooledBacklog]:
-    """Return the sessions among `found` to resume, and log them. Raises: UsageError."""
-    published = published_format(origin.format, publish, edge.split_channels is not None)
-    resumed = find_resumable(found, origin, published, edge.tenant, edge.conversation)
-    for backlog in resumed:
-        log.info(
-            "the session has ended; sending its remaining audio"
-            if backlog.ended
-            else "resuming the session where it stopped",
-            extra=fields(
-                session=str(backlog.spec.key),
-                position=clock_text(published.seconds(backlog.head.pos)),
-                chunks_left=len(backlog),
-            ),
-        )
-    if not resumed:
-        log.info("the spool has no session to resume; starting a new one")
-    return resumed
-
-
-async def _seek(source: Source, resumed: list[SpooledBacklog]) -> int | None:
-    """Move a file to the frame from which all of `resumed` continue, and return that frame.
-
-    Returns None for live audio.
-    """
-    if resumed[0].origin.live:
-        return None
-    from .sources.decoded import DecodedSource
-    from .sources.file import FileSource
-
-    assert isinstance(source, DecodedSource | FileSource)
-    frame, time_ns = file_start(resumed, source.format.sample_rate)
-    if isinstance(source, DecodedSource):
-        await source.start_at(frame, time_ns)
-    else:
-        await asyncio.to_thread(source.start_at, frame, time_ns)
-    return frame
 
 
 def _leftovers(found: list[SpooledBacklog], settings: DeliverySettings) -> list[Chain]:

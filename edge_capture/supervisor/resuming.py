@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import NamedTuple
 
+from ..capture.resuming import seek
 from ..config.rotation import Rotation
-from ..session import EdgeSession, file_start, published_format, resume_sessions
+from ..session import EdgeSession, published_format, resume_sessions
 from ..sources import Source
 from ..spool import SpooledBacklog, find_resumable
 from .plans import Plan
@@ -37,25 +37,10 @@ async def resume(source: Source, plan: Plan, found: list[SpooledBacklog]) -> Res
     rotation = plan.rotation(round(spec.opened_at.timestamp() * 1e9))
     if not plan.template.matches(spec.conversation):
         return None
-    frame = None
-    if origin.live:
-        if rotation.feed(time.time_ns()):
-            return None
-    else:
-        frame, time_ns = file_start(backlogs, source.format.sample_rate)
-        await _start_at(source, frame, time_ns)
+    if origin.live and rotation.feed(time.time_ns()):
+        return None
+    frame = await seek(source, backlogs)
     sessions = resume_sessions(
         backlogs, source.format, source.can_wait, plan.edge, plan.publish, frame
     )
     return Resumed(backlogs, sessions, rotation)
-
-
-async def _start_at(source: Source, frame: int, time_ns: int | None) -> None:
-    from ..sources.decoded import DecodedSource
-    from ..sources.file import FileSource
-
-    if isinstance(source, DecodedSource):
-        await source.start_at(frame, time_ns)
-    else:
-        assert isinstance(source, FileSource)
-        await asyncio.to_thread(source.start_at, frame, time_ns)
