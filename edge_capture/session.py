@@ -72,7 +72,7 @@ class EdgeSession:
 
     @property
     def waiting_seconds(self) -> float:
-        """Audio that was captured and has not been sent yet, as far as it is in chunks."""
+        """Audio in chunks that was captured and has not been sent yet."""
         return max(0.0, self.seconds - self.publisher.published_seconds)
 
     @property
@@ -149,16 +149,6 @@ class EdgeSession:
             self._offer(chunk)
             self._last_payload = chunk.payload
         return bool(chunks)
-
-    def skip(self, lost_frames: int, cause: str) -> None:
-        """Audio was lost after the last block."""
-        if self.publisher.backlog.ended:
-            return
-        if self._muted_frames:
-            lost_frames, cause = lost_frames + self._muted_frames, MUTED
-            self._muted_frames = 0
-        for chunk in self._skip(lost_frames, cause):
-            self._offer(chunk)
 
     def _skip(self, lost_frames: int, cause: str) -> list[Chunk]:
         self._lost[cause] += max(0, lost_frames - self._chunker.marked_frames)

@@ -80,16 +80,11 @@ class Take:
         for session in self.sessions:
             session.unmute()
 
-    def skip(self, lost_frames: int, cause: str) -> None:
-        """Audio was lost after what was fed."""
-        for session in self.sessions:
-            session.skip(lost_frames, cause)
-
     def end_before(self, block: Block) -> Block:
         """End the take, and return the block with which another one begins: what was lost before it
         is a gap at the end of this one."""
         if block.lost_frames:
-            self.skip(block.lost_frames, block.cause)
+            self.feed(block._replace(samples=block.samples[:0], notes=()))
         self.finish()
         return block._replace(lost_frames=0)
 

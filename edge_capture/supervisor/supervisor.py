@@ -17,6 +17,7 @@ from ..delivery.link import Link
 from ..errors import SteeringError
 from ..fleet.name import host_token
 from ..fleet.reporter import Reporter
+from ..fleet.single import spool_presence
 from ..keep.recorder import open_keep
 from ..session import make_leftover
 from ..spool import Spool, SpooledBacklog
@@ -266,13 +267,10 @@ class Supervisor:
         )
 
     def _spool_presence(self) -> SpoolPresence:
-        if self.spool is not None:
-            return SpoolPresence(
-                bytes=self.spool.size, seconds=self.spool.seconds, limit_bytes=self.spool.max_bytes
-            )
-        waiting = [] if self._takes is None else self._takes.unfinished
-        sessions = [session for each in waiting for session in each.take.sessions]
-        return SpoolPresence(seconds=sum(each.waiting_seconds for each in sessions))
+        unfinished = [] if self._takes is None else self._takes.unfinished
+        return spool_presence(
+            self.spool, [session for each in unfinished for session in each.take.sessions]
+        )
 
 
 def _source_presence(source: RunningSource) -> SourcePresence:
