@@ -22,6 +22,7 @@ from natterjack.webhook.settings import WebhookSettings
 from . import budget, erase, keys, limits, plugins, say, sessions, streams, tail, users
 from .arguments import add_command, number, path
 from .conversations import control, export, transcribe
+from .edges import command as edges
 from .local import doctor, emulate
 from .webhook import command as webhook
 
@@ -131,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
         budget,
         limits,
         sessions,
+        edges,
         streams,
         erase,
         users,
@@ -172,6 +174,7 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
         "budget": budget.run,
         "limits": limits.run,
         "sessions": sessions.run,
+        "edges": edges.run,
         "streams": streams.run,
         "erase": erase.run,
         "doctor": doctor.run,

@@ -210,7 +210,10 @@ def gateway(own: tuple[str, ...], reserved: Iterable[str]) -> Permissions:
             # Batches, whose requests name the subjects in their payload.
             *(f"{API}.DIRECT.GET.{stream}" for stream in (*events, streams.AUDIO)),
             *(f"{API}.DIRECT.GET.KV_{bucket}" for bucket in buckets),
-            *(f"{API}.STREAM.INFO.{stream}" for stream in (*events, *queues)),
+            *(
+                f"{API}.STREAM.INFO.{stream}"
+                for stream in (*events, *queues, f"KV_{streams.EDGES_BUCKET}")
+            ),
             *(f"{API}.STREAM.MSG.GET.{queue}" for queue in queues),
         ),
         subscribe=(*own, transcripts, voice_events, *holds, speech),

@@ -2,77 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from nats.js.errors import NotFoundError
 
 from edge_capture.delivery.link import Link
-from edge_capture.errors import SteeringError
 from edge_capture.fleet.reporter import Reporter
-from edge_capture.fleet.steering import Steered
 from edge_capture.settings import FleetSettings
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import EDGES_BUCKET
 from natterjack.fleet.edges import (
     EdgePresence,
     EdgeReply,
-    SourcePresence,
     parse_presence,
     parse_reply,
     presence_subject,
 )
-from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import edge_subject
+from tests.edge_capture.fleet.rooms import Room, reporting
 from tests.nats_server import NatsServer
 from tests.waiting import soon, until
-
-
-class Room:
-    """An edge with one source, which can be muted."""
-
-    tenant = "acme"
-
-    def __init__(self, agent: str = "room-12") -> None:
-        self.agent = agent
-        self.changed = asyncio.Event()
-        self.state = "capturing"
-
-    def presence(self) -> EdgePresence:
-        now = datetime.now(UTC)
-        source = SourcePresence(name="mic", kind="mic", state=self.state)
-        return EdgePresence(
-            tenant=self.tenant, agent=self.agent, started_at=now, seen_at=now, sources=[source]
-        )
-
-    async def act(self, op: str, source: str | None) -> str:
-        if source not in (None, "mic"):
-            raise SteeringError(f"there is no source {source}")
-        if op == "reload":
-            raise RuntimeError("broken")
-        self.state = "muted"
-        self.changed.set()
-        return "muted mic"
-
-
-@asynccontextmanager
-async def reporting(server: NatsServer, room: Steered, seconds: float = 300) -> AsyncIterator[None]:
-    link = Link(BrokerSettings(url=server.url))
-    connection = asyncio.create_task(link.run())
-    reporter = Reporter(room, FleetSettings(agent=room.agent, presence_seconds=seconds))
-    report = asyncio.create_task(reporter.run(link))
-    try:
-        yield
-    finally:
-        await end_tasks([report])
-        await end_tasks([connection])
 
 
 async def entry(broker: Broker, agent: str = "room-12") -> EdgePresence | None:

@@ -1,0 +1,120 @@
+"""Reading what edges say about themselves: the bucket `stt_edges`, by direct gets alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from nats.errors import Error as NatsError
+from pydantic import BaseModel
+
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
+from natterjack.broker.stored import Stored, StoreUnavailable, StreamStore
+from natterjack.errors import BrokerUnreachable, StreamMismatch
+
+from .edges import EdgePresence, parse_presence
+
+_TIMEOUT_S = 2.0
+_NO_STREAM = 10059
+_STREAM = f"KV_{streams.EDGES_BUCKET}"
+
+
+class EdgeRow(BaseModel):
+    """An edge, as it was last heard of."""
+
+    state: str
+    """`running`, `ending`, `stopped`, or `absent` if it has written nothing for a while."""
+    seen_seconds_ago: float
+    """Seconds since it last wrote, by the clock of the broker."""
+    presence: EdgePresence
+
+    @property
+    def name(self) -> str:
+        """`<tenant>.<agent>`."""
+        return f"{self.presence.tenant}.{self.presence.agent}"
+
+
+@dataclass
+class Edges:
+    """All edges that are known, by name. `unreadable` entries were left out."""
+
+    rows: list[EdgeRow] = field(default_factory=list)
+    unreadable: int = 0
+
+
+def edges_of(entries: Iterable[Stored], now: datetime) -> Edges:
+    """Return the edges of the bucket's `entries`. `now` is the time by the clock of the broker."""
+    found = Edges()
+    for stored in entries:
+        if stored.headers.get("KV-Operation"):
+            continue
+        presence = parse_presence(stored.subject, stored.data)
+        if presence is None:
+            found.unreadable += 1
+            continue
+        ago = (now - datetime.fromisoformat(stored.stored_at)).total_seconds()
+        ago = round(max(0.0, ago), 3)
+        found.rows.append(
+            EdgeRow(state=presence.state_after(ago), seen_seconds_ago=ago, presence=presence)
+        )
+    found.rows.sort(key=lambda row: row.name)
+    return found
+
+
+class EdgesReader:
+    """Reads the edges repeatedly over one connection."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._client = broker.client
+        self._store = StreamStore(broker, _STREAM)
+        self._may_ask = True
+
+    async def start(self) -> None:
+        """To be called before `read`."""
+        await self._store.start()
+
+    async def stop(self) -> None:
+        """End what `start` began. Idempotent."""
+        await self._store.stop()
+
+    async def read(self, tenant: str | None = None) -> Edges:
+        """Read the edges of a tenant, or all.
+
+        Raises: StreamMismatch if there is no bucket yet; BrokerUnreachable.
+        """
+        now = await self._now()
+        subject = streams.bucket_subject(streams.EDGES_BUCKET, f"{tenant or '*'}.*")
+        try:
+            return edges_of(await self._store.read_all(subject), now)
+        except StoreUnavailable as error:
+            if ": 503" in str(error):
+                raise _no_bucket() from None
+            raise BrokerUnreachable(
+                f"no reply from the bucket {streams.EDGES_BUCKET}: its readers need the permission "
+                f"to publish to $JS.API.DIRECT.GET.{_STREAM}"
+            ) from None
+
+    async def _now(self) -> datetime:
+        """Return the time by the clock of the broker, or of this machine if it is not told."""
+        if self._may_ask:
+            try:
+                reply = await self._client.request(
+                    f"$JS.API.STREAM.INFO.{_STREAM}", b"", _TIMEOUT_S
+                )
+                answer = json.loads(reply.data)
+                if answer.get("error", {}).get("err_code") == _NO_STREAM:
+                    raise _no_bucket()
+                return datetime.fromisoformat(answer["ts"])
+            except (NatsError, TimeoutError, ValueError, KeyError, AttributeError):
+                self._may_ask = False  # a user without permission gets no reply
+        return datetime.now(UTC)
+
+
+def _no_bucket() -> StreamMismatch:
+    return StreamMismatch(
+        f"there is no bucket {streams.EDGES_BUCKET}: a worker of this release, or `natterjack "
+        "streams apply`, makes it"
+    )
