@@ -15,9 +15,7 @@ from typing import Any
 from natterjack.audio import AUDIO_POS, SESSION_ID
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
-from natterjack.broker.stored import Stored, StreamStore
-from natterjack.errors import BadEvent
-from natterjack.events import DurableEvent, InterimEvent, StatusEvent, parse_event
+from natterjack.events import StatusEvent
 from natterjack.settings import BrokerSettings
 from tests.nats_server import NatsServer
 
@@ -26,7 +24,7 @@ from ...emulators.process import RemoteEmulator, emulator_process
 from ...freezing import freeze
 from ...waiting import until
 from ...worker.programs import WorkerProcess
-from . import balance, suspended
+from . import balance, stored, suspended
 from .sound import Player, Recorder, Sound, Starts, boot_time
 
 TENANT, CONVERSATION, SPEAKER = "t", "c", "s"
@@ -204,7 +202,7 @@ class Rig:
             await until(self._all_closed, "every session is closed", _END_SECONDS)
         except AssertionError as error:
             self.problems.append(str(error))
-        events = await self._events()
+        events = await stored.events(self.broker, TENANT)
         result.published, gaps = await self._published()
         self._gaps = [*gaps, *balance.gaps_of(events)]
         result.sums = balance.add_up(events)
@@ -234,27 +232,17 @@ class Rig:
 
     async def _all_closed(self) -> bool:
         info = await self.broker.client.jetstream().stream_info(streams.SESSIONS)
-        sessions = balance.by_session(await self._events())
+        sessions = balance.by_session(await stored.events(self.broker, TENANT))
         return info.state.messages == 0 and all(
             any(isinstance(event, StatusEvent) and event.closing for event in own)
             for own in sessions.values()
         )
 
-    async def _events(self) -> list[DurableEvent]:
-        """The stored events of all sessions."""
-        found = []
-        for message in await self._read(streams.TRANSCRIPTS, f"stt.transcript.{TENANT}.>"):
-            with contextlib.suppress(BadEvent):  # of a kind that does not concern this table
-                event = parse_event(message.data)
-                if not isinstance(event, InterimEvent):
-                    found.append(event)
-        return found
-
     async def _published(self) -> tuple[float, list[tuple[float, float]]]:
         """Seconds of audio that the broker has stored, even if it has expired since, and the gaps
         in what has not: an account lists only some of them."""
         seconds, gaps, ends = 0.0, [], dict[str, float]()
-        for message in await self._read(streams.AUDIO, f"stt.audio.{TENANT}.>"):
+        async for message in stored.messages(self.broker, streams.AUDIO, f"stt.audio.{TENANT}.>"):
             headers, length = message.headers, len(message.data) / 2 / _RATE
             start = int(headers[AUDIO_POS]) / _RATE
             end = ends.get(headers[SESSION_ID], start)
@@ -265,17 +253,6 @@ class Rig:
         info = await self.broker.client.jetstream().stream_info(streams.AUDIO)
         expired = max(0, info.state.first_seq - 1) * _CHUNK_SECONDS
         return seconds + (expired if ends else 0.0), gaps
-
-    async def _read(self, stream: str, subject: str) -> list[Stored]:
-        store = StreamStore(self.broker, stream)
-        await store.start()
-        found: list[Stored] = []
-        sequence, left = 1, 1
-        while left:
-            messages, left = await store.read(subject, sequence, batch=500, max_bytes=10**7)
-            found += messages
-            sequence = messages[-1].sequence + 1 if messages else sequence
-        return found
 
 
 def _text(entry: Mapping[str, Any]) -> str:

@@ -105,10 +105,11 @@ class _Piece:
 
 
 class Recorder:
-    """Records the default microphone, beside the edge."""
+    """Records a microphone, the default one if no other is named, beside the edge."""
 
-    def __init__(self, sound: Sound) -> None:
+    def __init__(self, sound: Sound, microphone: str | None = None) -> None:
         self._sound = sound
+        self._chosen = ("-d", microphone) if microphone else ()
         self._pieces: list[_Piece] = []
 
     async def run(self) -> None:
@@ -116,7 +117,7 @@ class Recorder:
         while True:
             process = await self._sound.run(
                 "parec", "--raw", "--format=s16le", f"--rate={_RATE}", "--channels=1",
-                "--latency-msec=30",
+                "--latency-msec=30", *self._chosen,
             )  # fmt: skip
             piece = _Piece()
             try:
@@ -150,14 +151,15 @@ class Recorder:
 class Player:
     """Speaks tone words at the microphone, in phrases, until it is stopped."""
 
-    def __init__(self, sound: Sound) -> None:
+    def __init__(self, sound: Sound, sink: str = "virt", first: int = 0) -> None:
+        """Speak the words from number `first` on."""
         self._sound = sound
-        self.sink = "virt"
+        self.sink = sink
         """Where the next phrase is played."""
         self._speaking = asyncio.Event()
         self._silent = asyncio.Event()
         self._silent.set()
-        self._next = 0
+        self._next = first
 
     def go_on(self) -> None:
         self._silent.clear()

@@ -1,0 +1,316 @@
+"""Random faults, one after another, on an agent with four sources:
+`python -m tests.faults.agent.storm [--faults 200] [--seed N]`.
+
+At the end, every word that was said at a source is in a transcript once, or in a gap that a
+session's account or its positions name, or was said while the agent did not run. The radio is read
+by a program that stands in for ffmpeg. The spool is on a small file system of its own, if this user
+may mount one; without it, the disk is not filled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from ..edge_table.rig import log_of
+from ..soak import environment, fault_rows
+from .account import HEAD, Account
+from .rig import MICROPHONES, SOURCES, AgentRig
+
+_DISK_BYTES = 24 << 20
+_SETTLE_SECONDS = (2.0, 6.0)
+Say = Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """What became of the agent and its sources."""
+
+    accounts: list[Account]
+    faults: Counter[str]
+    problems: list[str]
+    memory: list[int] = field(default_factory=list)
+    """The resident memory of each agent process at its start and at the end, in bytes."""
+    log_lines: int = 0
+    seconds: float = 0.0
+
+    @property
+    def clean(self) -> bool:
+        return not self.problems and all(account.clean for account in self.accounts)
+
+    def lines(self) -> Iterator[str]:
+        """The tables."""
+        yield f"| {' | '.join(HEAD)} |"
+        yield f"| {' | '.join(['---'] * len(HEAD))} |"
+        for account in self.accounts:
+            yield f"| {' | '.join(account.cells())} |"
+        yield ""
+        yield from fault_rows(self.faults)
+        yield ""
+        first, last = self.memory[0] / 1e6, self.memory[-1] / 1e6
+        yield (
+            f"{self.seconds / 60:.0f} minutes; memory of the agent {first:.0f} MB at the start, "
+            f"{last:.0f} MB at the end; {self.log_lines} log lines"
+        )
+        for account in self.accounts:
+            yield from (f"{account.source}: {problem}" for problem in account.problems)
+        yield from self.problems
+
+
+class Storm:
+    """Applies faults to a rig."""
+
+    def __init__(self, rig: AgentRig, seed: int, *, disk: Path | None = None) -> None:
+        """`disk`: the file system of the spool, which may be filled."""
+        self._rig = rig
+        self._random = random.Random(seed)
+        self._disk = disk
+        self._muted: set[str] = set()
+        self.faults: Counter[str] = Counter()
+        self._known: dict[str, Callable[[], Awaitable[None]]] = {
+            "agent killed": self._agent_killed,
+            "agent restarted": self._agent_restarted,
+            "sound server killed": self._sound_killed,
+            "microphone unloaded": self._microphone_unloaded,
+            "microphone muted in the mixer": self._microphone_zeroed,
+            "broker killed": self._broker_killed,
+            "agent cut off from the broker": self._cut,
+            "connection stalled": self._stalled,
+            "worker killed": self._worker_killed,
+            "file changed, SIGHUP": self._reloaded,
+            "rotate": self._rotated,
+            "mute, unmute": self._muted_for_a_while,
+            "stop, start": self._stopped_for_a_while,
+            "machine suspended (stand-in clock)": self._suspended,
+            "radio cut": self._radio_cut,
+            "pipe closed by its writer": self._pipe_closed,
+        }
+        if disk is not None:
+            self._known["disk full"] = self._disk_full
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._known)
+
+    async def run(self, faults: int, say: Say) -> None:
+        """Apply so many faults: each kind once, in random order, then any."""
+        order = self._random.sample(self.names, len(self.names))[:faults]
+        order += self._random.choices(self.names, k=faults - len(order))
+        for number, name in enumerate(order, start=1):
+            say(f"{number}/{faults} {name}")
+            try:
+                await self._known[name]()
+            except AssertionError as error:
+                self._rig.problems.append(f"fault {number}, {name}: {error}")
+                if self._rig.edge.process.poll() is not None:
+                    self._rig.start()
+            self.faults[name] += 1
+            await asyncio.sleep(self._between(*_SETTLE_SECONDS))
+            if self._rig.edge.process.poll() is not None:
+                code = self._rig.edge.process.wait()
+                end = self._rig.edge.stderr[-1500:]
+                self._rig.problems.append(f"after {name}, the agent has ended with {code}: {end}")
+                self._rig.start()
+
+    def _between(self, least: float, most: float) -> float:
+        return self._random.uniform(least, most)
+
+    async def _away(self, least: float, most: float) -> None:
+        await asyncio.sleep(self._between(least, most))
+
+    # ---- the agent ---------------------------------------------------------------------------
+
+    async def _agent_killed(self) -> None:
+        begin = self._rig.now
+        self._rig.edge.kill()
+        await self._away(0.2, 6)
+        await self._start_again(begin)
+
+    async def _agent_restarted(self) -> None:
+        begin = self._rig.now
+        self._rig.edge.process.send_signal(signal.SIGTERM)
+        await self._rig.edge.exit_code(60)
+        await self._start_again(begin)
+
+    async def _start_again(self, begin: float) -> None:
+        self._rig.start()
+        try:
+            await self._rig.captures()
+        finally:
+            self._rig.away.append((begin, self._rig.now))
+
+    async def _reloaded(self) -> None:
+        self._rig.configure()
+        self._rig.edge.process.send_signal(signal.SIGHUP)
+
+    async def _rotated(self) -> None:
+        await self._ask("rotate", self._random.choice([*SOURCES, None]))
+
+    async def _muted_for_a_while(self) -> None:
+        source = self._random.choice(SOURCES)
+        await self._ask("mute", source)
+        try:
+            await self._away(1, 8)
+        finally:
+            await self._ask("unmute", source)
+
+    async def _stopped_for_a_while(self) -> None:
+        source, begin = self._random.choice(SOURCES), self._rig.now
+        await self._ask("stop", source)
+        try:
+            await self._away(1, 6)
+        finally:
+            await self._ask("start", source)
+            await asyncio.sleep(3)
+            self._rig.away.append((begin, self._rig.now))
+
+    async def _ask(self, op: str, source: str | None) -> None:
+        answer = await self._rig.request(op, source)
+        assert '"ok":true' in answer.replace(" ", ""), f"{op} {source}: {answer[:300]}"
+
+    async def _suspended(self) -> None:
+        self._rig.suspend(self._between(20, 150))
+
+    # ---- what it needs -----------------------------------------------------------------------
+
+    async def _sound_killed(self) -> None:
+        self._rig.sound.kill()
+        await self._away(1, 8)
+        await self._rig.start_sound()
+
+    async def _microphone_unloaded(self) -> None:
+        """Both go, as there is one module for all sinks."""
+        self._rig.sound.unload()
+        await self._away(1, 8)
+        for each in MICROPHONES.values():
+            self._rig.sound.load(*each)
+        self._rig.sound.pactl("set-default-source", "mic")
+
+    async def _microphone_zeroed(self) -> None:
+        _, microphone = MICROPHONES[self._random.choice(list(MICROPHONES))]
+        self._rig.sound.pactl("set-source-mute", microphone, "1")
+        try:
+            await self._away(1, 14)
+        finally:
+            self._rig.sound.pactl("set-source-mute", microphone, "0")
+
+    async def _broker_killed(self) -> None:
+        self._rig.server.kill()
+        try:
+            await self._away(0.5, 12)
+        finally:
+            self._rig.server.start()
+
+    async def _cut(self) -> None:
+        self._rig.line.cut()
+        try:
+            await self._away(0.5, 15)
+        finally:
+            self._rig.line.heal()
+
+    async def _stalled(self) -> None:
+        self._rig.line.stall()
+        try:
+            await self._away(1, 15)
+        finally:
+            self._rig.line.heal()
+
+    async def _worker_killed(self) -> None:
+        await self._rig.seat.kill()
+
+    async def _radio_cut(self) -> None:
+        if self._random.random() < 0.5:
+            self._rig.station.cut()
+            return
+        await self._rig.station.close()
+        try:
+            await self._away(0.5, 6)
+        finally:
+            await self._rig.station.open()
+
+    async def _pipe_closed(self) -> None:
+        self._rig.pipe.close()
+
+    async def _disk_full(self) -> None:
+        assert self._disk is not None
+        filler = self._disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        try:
+            await self._away(2, 10)
+        finally:
+            filler.unlink()
+
+
+@contextlib.contextmanager
+def small_disk(path: Path) -> Iterator[Path | None]:
+    """A file system of its own; None if this user may not mount one."""
+    path.mkdir()
+    options = f"size={_DISK_BYTES}"
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        yield None
+        return
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+async def storm(faults: int, seed: int, say: Say) -> Outcome:
+    """Run a storm on an installation of its own."""
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agent")))
+        disk = stack.enter_context(small_disk(directory / "disk"))
+        rig = AgentRig(directory, disk and disk / "spool")
+        async with rig.running():
+            await asyncio.sleep(5)
+            storm = Storm(rig, seed, disk=disk)
+            await storm.run(faults, say)
+            say("the agent is ended, and its sources are accounted for")
+            accounts = await rig.finish()
+        lines = sum(len(log_of(edge)) for edge in rig.edges)
+        return Outcome(
+            accounts, storm.faults, rig.problems, rig.memory, lines, time.monotonic() - began
+        )
+
+
+def _say(line: str) -> None:
+    print(f"{datetime.now():%H:%M:%S} {line}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Run a storm and return the exit status: 1 if a word is lost, or something else is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults.agent.storm",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--faults", type=int, default=200, help="number of faults (default 200)")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    arguments = parser.parse_args()
+    _say(f"seed {arguments.seed}")
+    outcome = asyncio.run(storm(arguments.faults, arguments.seed, _say))
+    print(f"{environment()}; seed {arguments.seed}\n")
+    print(*outcome.lines(), sep="\n")
+    return 0 if outcome.clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
