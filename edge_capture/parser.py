@@ -85,6 +85,7 @@ brackets; a flag takes precedence.
 examples:
   natterjack-edge check --device headset --spool /var/lib/natterjack
   sudo -u natterjack env $(cat /etc/natterjack/edge.env) natterjack-edge check
+  natterjack-edge check --config /etc/natterjack/edge.toml
   natterjack-edge check --no-input --json
 
 exit status:
@@ -256,14 +257,20 @@ def make_parser() -> argparse.ArgumentParser:
         "check", "check the microphone, the network, the broker's rights and the disk", _CHECKING
     )
     check.add_argument(
-        "--no-input", action="store_true", help="do not open the microphone, as for `stdin`"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="check what `run --config FILE` would use, with each of its sources",
+    )
+    check.add_argument(
+        "--no-input", action="store_true", help="open no microphone and no other source"
     )
     check.add_argument(
         "--listen",
         type=seconds,
         default=5.0,
         metavar="SECONDS",
-        help="how long to listen to the microphone, in seconds [default 5]",
+        help="how long to listen to each source, in seconds [default 5]",
     )
     check.add_argument(
         "--timeout",

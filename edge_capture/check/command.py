@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 
@@ -12,6 +13,7 @@ from natterjack.settings import BrokerSettings, load
 from ..fleet.name import agent_name
 from ..session import make_keys
 from ..settings import (
+    ConversationSettings,
     EdgeSettings,
     FleetSettings,
     MicrophoneSettings,
@@ -19,19 +21,29 @@ from ..settings import (
     check_variables,
 )
 from ..sources import Source
-from .inputs import Input
+from .inputs import MICROPHONE_CURE, Input
 from .run import Agent, examine
 
 
 async def run(flags: argparse.Namespace) -> int:
     """Run the command. Returns the exit status. Raises: UsageError."""
-    agent = of_microphone(flags)
+    agent = of_microphone(flags) if flags.config is None else _of_config(flags)
     logging.disable(logging.ERROR)  # the findings say it, too
     try:
         findings = await examine(agent, flags.listen, flags.timeout)
     finally:
         logging.disable(logging.NOTSET)
     return report(findings, as_json=flags.json)
+
+
+def _of_config(flags: argparse.Namespace) -> Agent:
+    from .configured import of_config
+
+    conversation = load(ConversationSettings, flags)
+    tenant = conversation.tenant if "tenant" in conversation.model_fields_set else None
+    unknown = tuple(str(each) for each in check_variables(flags, os.environ))
+    agent = of_config(flags.config, load(FleetSettings, flags), tenant, unknown)
+    return dataclasses.replace(agent, inputs=()) if flags.no_input else agent
 
 
 def of_microphone(flags: argparse.Namespace) -> Agent:
@@ -52,6 +64,8 @@ def of_microphone(flags: argparse.Namespace) -> Agent:
         broker=broker,
         spool=load(SpoolSettings, flags),
         keys=tuple((key.tenant, key.speaker) for key in keys),
-        inputs=() if flags.no_input else (Input("", opened, channels is not None),),
+        inputs=()
+        if flags.no_input
+        else (Input("", opened, channels is not None, MICROPHONE_CURE),),
         unknown=tuple(str(each) for each in check_variables(flags, os.environ)),
     )

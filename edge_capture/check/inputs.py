@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +25,14 @@ _CURES = {
     DEAD: "switch the microphone on, plug it in, or unmute it in the mixer (`alsamixer`)",
 }
 
+MICROPHONE_CURE = (
+    "name one that `natterjack-edge devices` lists; another program may be using it already"
+)
+
+
+class NotListenedTo(NatterjackError):
+    """A source can be opened, but not without taking its audio from the agent."""
+
 
 @dataclass(frozen=True)
 class Input:
@@ -36,6 +44,8 @@ class Input:
     """Open it. Called in an event loop of its own."""
     split: bool = False
     """Whether each channel becomes a session."""
+    cure: str = "correct its table in the file, or what it reads"
+    """What to do if it cannot be opened."""
 
 
 class Listened(NamedTuple):
@@ -87,9 +97,10 @@ async def examine(source: Input, seconds: float) -> list[Finding]:
     except TimeoutError:
         cure = "unplug it and plug it in again, or restart the sound server"
         return [failed(check, "the device does not respond", cure)]
+    except NotListenedTo as error:
+        return [skipped(check, one_line(error))]
     except (SourceError, SourceLost) as error:
-        cure = "name one that `natterjack-edge devices` lists; an agent may be using it already"
-        return [failed(check, one_line(error), cure)]
+        return [failed(check, one_line(error), source.cure)]
     except NatterjackError as error:
         return [failed(check, one_line(error), "correct the setting")]
     return judged(check, heard)
@@ -117,8 +128,3 @@ async def _listen(source: Input, seconds: float) -> Listened:
         return Listened(opened.name, text, heard.level(), began)
     finally:
         opened.close()
-
-
-def unchecked(name: str, why: str) -> Sequence[Finding]:
-    """A source that cannot be listened to without taking its audio."""
-    return [skipped(f"input {name}".rstrip(), why)]

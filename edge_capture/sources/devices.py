@@ -159,8 +159,8 @@ class OpenStreams:
         if self._dead:
             return
         now = time.monotonic()
-        if kind is LOUDSPEAKER and self._recording:
-            return
+        if self._recording:
+            return  # also for another microphone: two that look for theirs would end each other's
         if self._playing and now - self._restarted < _GIVE_WAY_S:
             return
         self._restarted = now

@@ -57,11 +57,22 @@ class PipeSource(StdinSource):
             os.close(descriptor)
 
 
+def check_pipe(path: Path) -> None:
+    """Check that this is a named pipe, without opening it. Raises: SourceError."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISFIFO(mode):
+        raise SourceError(f"{path} is not a named pipe (mkfifo); for a recording: kind file")
+    if not os.access(path, os.R_OK):
+        raise SourceError(f"{path}: this user may not read it")
+
+
 def _open(path: Path) -> int:
     """Open a pipe without waiting for a writer. Raises: SourceError."""
+    check_pipe(path)
     try:
-        if not stat.S_ISFIFO(path.stat().st_mode):
-            raise SourceError(f"{path} is not a named pipe (mkfifo); for a recording: kind file")
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from None

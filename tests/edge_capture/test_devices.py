@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 
 from edge_capture.errors import SourceError
-from edge_capture.sources.devices import Device, reselect_device, select_device
+from edge_capture.sources import devices
+from edge_capture.sources.devices import (
+    LOUDSPEAKER,
+    MICROPHONE,
+    Device,
+    reselect_device,
+    select_device,
+)
 
 
 def device(index: int, name: str, host: str = "ALSA", *, default: bool = False) -> Device:
@@ -62,3 +69,21 @@ def test_a_lost_device_is_not_replaced_by_index() -> None:
     """The index may belong to another device by now."""
     with pytest.raises(SourceError, match="microphone 'gone' is gone"):
         reselect_device(DEVICES, device(1, "gone"), "1")
+
+
+def test_a_microphone_that_is_looked_for_does_not_end_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two that were lost together would end each other's recording forever."""
+
+    def restarted() -> None:
+        raise AssertionError("PortAudio was restarted")
+
+    monkeypatch.setattr(devices, "portaudio", restarted)
+    streams, other = devices.OpenStreams(), object()
+    streams.recording(other)
+    streams.restart_for(MICROPHONE)
+    streams.restart_for(LOUDSPEAKER)
+    streams.closed(other)
+    with pytest.raises(AssertionError, match="restarted"):
+        streams.restart_for(MICROPHONE)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from edge_capture.check import inputs
+from edge_capture.check.configured import of_config
 from edge_capture.check.inputs import Input, Listened, judged
 from edge_capture.errors import SourceError
 from edge_capture.input.measure import Level
 from edge_capture.input.watch import DEAD, LOW
 from edge_capture.input.watch import Finding as Began
 from edge_capture.input_report import Heard
-from edge_capture.settings import StdinSettings
+from edge_capture.settings import FleetSettings, StdinSettings
 from edge_capture.sources import Source
 from edge_capture.sources.stdin import StdinSource
 from natterjack.broker.connection import Broker
@@ -57,7 +60,7 @@ async def test_sources_that_do_not_open_or_do_not_respond(monkeypatch: pytest.Mo
     async def refused() -> Source:
         raise SourceError("there is no microphone 'x'")
 
-    (found,) = await inputs.examine(Input("", refused), 1)
+    (found,) = await inputs.examine(Input("", refused, cure=inputs.MICROPHONE_CURE), 1)
     assert (found.state, found.found) == ("failed", "there is no microphone 'x'")
     assert "natterjack-edge devices" in found.cure
     monkeypatch.setattr(inputs, "_OPEN_S", 0.05)
@@ -70,8 +73,61 @@ async def test_sources_that_do_not_open_or_do_not_respond(monkeypatch: pytest.Mo
     assert (found.state, found.found) == ("failed", "the device does not respond")
 
 
+async def test_each_source_of_a_file_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NATS_URL")
+    os.mkfifo(tmp_path / "fifo")
+    soundfile.write(tmp_path / "tone.wav", tone(440, 2, 16_000), 16_000)
+    (tmp_path / "edge.toml").write_text(
+        f"""
+        agent = "room-7"
+        tenant = "acme"
+        nats.url = "tls://nats.example:4333"
+        spool.directory = "{tmp_path}/spool"
+        [[sources]]
+        name = "pipe"
+        kind = "pipe"
+        path = "{tmp_path}/fifo"
+        speaker = "a"
+        [[sources]]
+        name = "none"
+        kind = "pipe"
+        path = "{tmp_path}/tone.wav"
+        speaker = "a"
+        [[sources]]
+        name = "file"
+        kind = "file"
+        path = "{tmp_path}/tone.wav"
+        speed = "max"
+        split_channels = ["b"]
+        [[sources]]
+        name = "program"
+        kind = "command"
+        command = ["no-such-program"]
+        """
+    )
+    agent = of_config(tmp_path / "edge.toml", FleetSettings(), None, ())
+    assert agent.name == "room-7"
+    assert agent.broker.url == "tls://nats.example:4333"
+    assert agent.spool.spool == tmp_path / "spool"
+    assert agent.keys == (("acme", "a"), ("acme", "b"), ("acme", "speaker"))
+    found = [(await inputs.examine(each, 1))[0] for each in agent.inputs]
+    assert [each.check for each in found] == [
+        f"input {s}" for s in ("pipe", "none", "file", "program")
+    ]
+    assert [each.state for each in found] == ["skipped", "failed", "ok", "failed"]
+    assert "is not a named pipe" in found[1].found
+    assert "no-such-program is not installed" in found[3].found
+
+
 def test_wrong_settings_end_with_2(run_edge: RunEdge) -> None:
-    for arguments in (("--tenant", "a.b"), ("--listen", "0"), ("--nats-url", "http://x")):
+    for arguments in (
+        ("--tenant", "a.b"),
+        ("--listen", "0"),
+        ("--nats-url", "http://x"),
+        ("--config", "absent.toml"),
+    ):
         # At this level, standard error stays as it is.
         ended = run_edge("check", *arguments, environment={"NATTERJACK_LOG_LEVEL": "debug"})
         assert (ended.code, ended.stdout) == (2, "")

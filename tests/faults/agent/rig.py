@@ -141,7 +141,7 @@ class AgentRig:
         lines = [
             f'agent = "{AGENT}"', f'tenant = "{TENANT}"',
             "[spool]", f'directory = "{self._spool}"',
-            "[delivery]", "catch_up_rate = 8",
+            "[delivery]", "catch_up_rate = 8", "finish_seconds = 90",
             "[defaults]", 'conversation = "{source}-{time}"',
         ]  # fmt: skip
         for source, (_, microphone) in MICROPHONES.items():
@@ -183,7 +183,10 @@ class AgentRig:
         suspended.write(self._clock, self.suspended)
 
     async def request(self, op: str, source: str | None) -> str:
-        """Send a request to the agent, as `natterjack edges` does. Returns the answer."""
+        """Send a request to the agent, as `natterjack edges` does. Returns the answer.
+
+        Raises: NoRespondersError if it takes no requests.
+        """
         reply = await self.broker.client.request(
             f"stt.edge.{TENANT}.{AGENT}",
             json.dumps({"op": op, "source": source}).encode(), timeout=10,
@@ -226,8 +229,6 @@ class AgentRig:
             await voice.stop()
         await asyncio.sleep(1.5)  # silence after the last word
         self.note_memory()
-        # The agent gets no more than 10 s for what waits, so wait for that first.
-        await self._delivered()
         self.edge.process.send_signal(signal.SIGTERM)
         try:
             code = await self.edge.exit_code(_END_SECONDS)
@@ -241,15 +242,6 @@ class AgentRig:
             self.problems.append(str(error))
         await end_tasks(self._recording)  # which completes what they have heard
         return await self._accounts()
-
-    async def _delivered(self) -> None:
-        async def empty() -> bool:
-            return (
-                json.loads(await self.request("status", None))["presence"]["spool"]["bytes"] < 1e6
-            )
-
-        with contextlib.suppress(Exception):  # then the account says what is missing
-            await until(empty, "the spool is sent", _END_SECONDS)
 
     async def _queue_empty(self) -> bool:
         info = await self.broker.client.jetstream().stream_info(streams.SESSIONS)

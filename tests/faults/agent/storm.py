@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from ..edge_table.rig import log_of
+from nats.errors import NoRespondersError
+
 from ..soak import environment, fault_rows
 from .account import HEAD, Account
 from .rig import MICROPHONES, SOURCES, AgentRig
@@ -43,7 +44,8 @@ class Outcome:
     problems: list[str]
     memory: list[int] = field(default_factory=list)
     """The resident memory of each agent process at its start and at the end, in bytes."""
-    log_lines: int = 0
+    log: list[str] = field(default_factory=list)
+    """The log of all agents, one after another."""
     seconds: float = 0.0
 
     @property
@@ -62,7 +64,7 @@ class Outcome:
         first, last = self.memory[0] / 1e6, self.memory[-1] / 1e6
         yield (
             f"{self.seconds / 60:.0f} minutes; memory of the agent {first:.0f} MB at the start, "
-            f"{last:.0f} MB at the end; {self.log_lines} log lines"
+            f"{last:.0f} MB at the end; {len(self.log)} log lines"
         )
         for account in self.accounts:
             yield from (f"{account.source}: {problem}" for problem in account.problems)
@@ -77,7 +79,6 @@ class Storm:
         self._rig = rig
         self._random = random.Random(seed)
         self._disk = disk
-        self._muted: set[str] = set()
         self.faults: Counter[str] = Counter()
         self._known: dict[str, Callable[[], Awaitable[None]]] = {
             "agent killed": self._agent_killed,
@@ -90,12 +91,14 @@ class Storm:
             "connection stalled": self._stalled,
             "worker killed": self._worker_killed,
             "file changed, SIGHUP": self._reloaded,
-            "rotate": self._rotated,
-            "mute, unmute": self._muted_for_a_while,
-            "stop, start": self._stopped_for_a_while,
             "machine suspended (stand-in clock)": self._suspended,
             "radio cut": self._radio_cut,
             "pipe closed by its writer": self._pipe_closed,
+        }
+        self._on_request = {
+            "rotate": self._rotated,
+            "mute, unmute": self._muted_for_a_while,
+            "stop, start": self._stopped_for_a_while,
         }
         if disk is not None:
             self._known["disk full"] = self._disk_full
@@ -106,6 +109,9 @@ class Storm:
 
     async def run(self, faults: int, say: Say) -> None:
         """Apply so many faults: each kind once, in random order, then any."""
+        with contextlib.suppress(NoRespondersError):
+            await self._rig.request("status", None)
+            self._known |= self._on_request
         order = self._random.sample(self.names, len(self.names))[:faults]
         order += self._random.choices(self.names, k=faults - len(order))
         for number, name in enumerate(order, start=1):
@@ -285,7 +291,7 @@ async def storm(faults: int, seed: int, say: Say) -> Outcome:
             await storm.run(faults, say)
             say("the agent is ended, and its sources are accounted for")
             accounts = await rig.finish()
-        lines = sum(len(log_of(edge)) for edge in rig.edges)
+        lines = [line for edge in rig.edges for line in edge.stderr.splitlines()]
         return Outcome(
             accounts, storm.faults, rig.problems, rig.memory, lines, time.monotonic() - began
         )
@@ -303,12 +309,15 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--faults", type=int, default=200, help="number of faults (default 200)")
+    parser.add_argument("--log", type=Path, help="file for the log of all agents")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     arguments = parser.parse_args()
     _say(f"seed {arguments.seed}")
     outcome = asyncio.run(storm(arguments.faults, arguments.seed, _say))
     print(f"{environment()}; seed {arguments.seed}\n")
     print(*outcome.lines(), sep="\n")
+    if arguments.log:
+        arguments.log.write_text("\n".join(outcome.log))
     return 0 if outcome.clean else 1
 
 
