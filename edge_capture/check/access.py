@@ -57,8 +57,9 @@ TOO_MUCH: dict[str, tuple[str, str]] = {
 
 
 def _role(agent: str, tenant: str, speaker: str | None, inbox_prefix: str) -> Permissions:
-    """What the role of an edge permits, with the inbox that this agent uses."""
-    user = User("edge", name=agent, tenant=tenant, speaker=speaker)
+    """What the role of an edge permits, with the inbox that this agent uses. Without a speaker: all
+    that an edge of this name may be given."""
+    user = User("edge", name=agent, tenant=tenant, speaker=speaker, captions=speaker is None)
     found = user.permissions()
     replies = tuple(subject.replace(user.inbox_prefix, inbox_prefix) for subject in found.subscribe)
     return Permissions(found.publish, replies, found.denied, found.responds)

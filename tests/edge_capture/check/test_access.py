@@ -102,3 +102,16 @@ def test_another_tenants_subject_is_named() -> None:
     assert "publish stt.audio.acme.*.*" in excess(
         permissions(user), "e", ["other"], user.inbox_prefix
     )
+
+
+def test_the_right_to_captions_is_no_excess() -> None:
+    (finding,) = judged(User("edge", name="e", tenant="acme", captions=True))
+    assert finding.state == "ok"
+
+
+def test_a_user_of_another_agent_cannot_report_to_the_center() -> None:
+    finding, more = judged(User("edge", name="x", agent="other", tenant="acme"))
+    assert (finding.state, more.state) == ("warning", "warning")
+    assert "report to the center" in finding.found
+    assert "be steered from the center" in finding.found
+    assert "subscribe stt.edge.acme.other" in more.found

@@ -73,6 +73,7 @@ async def test_sources_that_do_not_open_or_do_not_respond(monkeypatch: pytest.Mo
     assert (found.state, found.found) == ("failed", "the device does not respond")
 
 
+@pytest.mark.process
 async def test_each_source_of_a_file_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

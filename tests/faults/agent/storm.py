@@ -26,6 +26,7 @@ from pathlib import Path
 
 from nats.errors import NoRespondersError
 
+from ..edge_table.sound import boot_time
 from ..soak import environment, fault_rows
 from .account import HEAD, Account
 from .rig import MICROPHONES, SOURCES, AgentRig
@@ -80,6 +81,8 @@ class Storm:
         self._random = random.Random(seed)
         self._disk = disk
         self.faults: Counter[str] = Counter()
+        self._times: list[tuple[float, str]] = []
+        """When each fault began, by the boot clock."""
         self._known: dict[str, Callable[[], Awaitable[None]]] = {
             "agent killed": self._agent_killed,
             "agent restarted": self._agent_restarted,
@@ -116,6 +119,7 @@ class Storm:
         order += self._random.choices(self.names, k=faults - len(order))
         for number, name in enumerate(order, start=1):
             say(f"{number}/{faults} {name}")
+            self._times.append((boot_time(), name))
             try:
                 await self._known[name]()
             except AssertionError as error:
@@ -129,6 +133,13 @@ class Storm:
                 end = self._rig.edge.stderr[-1500:]
                 self._rig.problems.append(f"after {name}, the agent has ended with {code}: {end}")
                 self._rig.start()
+
+    def explain(self, account: Account) -> None:
+        """Say of each lost word which fault came before it."""
+        for word in account.words.missing:
+            before = [(word.start - at, name) for at, name in self._times if at < word.end]
+            after, name = before[-1] if before else (0.0, "any fault")
+            account.problems.append(f"{word.word!r} is lost {after:.1f} s after: {name}")
 
     def _between(self, least: float, most: float) -> float:
         return self._random.uniform(least, most)
@@ -291,6 +302,8 @@ async def storm(faults: int, seed: int, say: Say) -> Outcome:
             await storm.run(faults, say)
             say("the agent is ended, and its sources are accounted for")
             accounts = await rig.finish()
+            for account in accounts:
+                storm.explain(account)
         lines = [line for edge in rig.edges for line in edge.stderr.splitlines()]
         return Outcome(
             accounts, storm.faults, rig.problems, rig.memory, lines, time.monotonic() - began

@@ -38,6 +38,8 @@ class Words:
     out_of_order: int = 0
     worst_time_seconds: float = 0.0
     """Largest change of the difference between the microphone's and the transcript's time."""
+    missing: list[TimedWord] = field(default_factory=list)
+    """Words that are not in the transcript and in no gap, as they were played."""
 
 
 @dataclass
@@ -144,6 +146,7 @@ def compare(
             found.in_gaps += 1
         else:
             missing.append(played[n].word)
+            found.missing.append(played[n])
     for n in extra:
         near = texts[max(0, n - _NEAR_WORDS) : n] + texts[n + 1 : n + 1 + _NEAR_WORDS]
         if texts[n] in missing:
