@@ -391,7 +391,7 @@ class NoticeEvent(Durable):
     ]
     at: Annotated[Seconds, Field(description="where it begins or ends, in seconds")]
     audio_position: Annotated[
-        int, Field(alias="position", ge=0, le=2**53, description="the same, as a frame")
+        int, Field(ge=0, le=2**53, description="the position of the audio where it does")
     ]
     occurred_at: Annotated[Moment | None, Field(description="wall-clock time of `at`")] = None
     audio_of: Annotated[

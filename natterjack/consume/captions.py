@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Literal, TextIO
 
 from natterjack.decoding import AnyEvent, UnknownEvent
-from natterjack.events import FinalEvent, Gap, StatusEvent
+from natterjack.events import FinalEvent, Gap, NoticeEvent, StatusEvent
+from natterjack.notices import text_of
 from natterjack.process.live_area import LiveArea
 from natterjack.process.terminal import end, escaped, middle, plain, start, width
 from natterjack.subjects import SessionKey
@@ -96,6 +97,9 @@ class Captions:
                 lines.append(f"{self._clock(None)}{head}[more gaps]")
             reason = f" ({plain(event.reason)})" if event.reason else ""
             return [*lines, f"{self._clock(None)}{head}[{plain(event.state)}{reason}]"]
+        if isinstance(event, NoticeEvent) and self._states:
+            notice = plain(text_of(event.code, ended=event.state == "ends"))
+            return [f"{self._clock(event.at)}{head}[{notice}]"]
         if isinstance(event, UnknownEvent) and self._states:
             unknown = f"{plain(event.kind)} event that this release does not know"
             return [f"{self._clock(None)}{head}[{unknown}]"]

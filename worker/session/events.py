@@ -275,7 +275,7 @@ class EventWriter:
             "code": note.code,
             "state": "ends" if note.ended else "begins",
             "at": round(position / self._rate, 6),
-            "position": position,
+            "audio_position": position,
             "occurred_at": datetime.fromtimestamp(time_ns / 1e9, UTC) if time_ns else None,
             "audio_of": None if audio_of == spec.session_id else audio_of,
         }

@@ -8,7 +8,7 @@ import { OpenSessions } from "./sessions.js";
 import type { Selection } from "./subjects.js";
 import type { Feed, HistoryLost, Since, StreamReplaced, Transport } from "./transport.js";
 
-const KINDS = ["interim", "final", "turn", "status", "usage"] as const;
+const KINDS = ["interim", "final", "turn", "status", "usage", "notice"] as const;
 const INTERIMS = ["latest", "all", null];
 const UNTIL = ["stored", "closed", undefined];
 

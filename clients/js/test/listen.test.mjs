@@ -195,7 +195,7 @@ test("a slow reader gets the newest interim, and none after the final or the end
 test("what a later release writes is kept", async () => {
   const key = fresh();
   const session = new Session(key);
-  await server.put(session.durable("notice", { code: "muted" }));
+  await server.put(session.durable("later", { code: "muted" }));
   await server.put(session.status("resting"));
   await server.put(session.final("known", { mood: "cheerful" }));
   const events = [];
@@ -210,7 +210,7 @@ test("what a later release writes is kept", async () => {
   assert.deepEqual(
     events.map(({ type, kind }) => [type, kind]),
     [
-      ["unknown", "notice"],
+      ["unknown", "later"],
       ["unknown", "status"],
       ["final", undefined],
     ],
@@ -219,6 +219,20 @@ test("what a later release writes is kept", async () => {
   assert.equal(events[1].conversation, key.conversation);
   assert.equal(events[2].mood, "cheerful");
   assert.ok(events.every(({ id, position }) => id && position));
+});
+
+test("notices of an edge are events of their own", async () => {
+  const key = fresh();
+  const session = new Session(key);
+  const notice = { notice: 0, code: "muted", state: "begins", at: 1, audio_position: 16000 };
+  await server.put(session.durable("notice", notice));
+  await server.put(session.final("known"));
+  const options = { ...key, since: "start", until: "stored", settings: { url: server.url } };
+  const events = [];
+  for await (const event of listen({ ...options, kinds: ["notice"] })) events.push(event);
+  assert.equal(events.length, 1);
+  const { type, code, state, at, audio_position } = events[0];
+  assert.deepEqual([type, code, state, at, audio_position], ["notice", "muted", "begins", 1, 16000]);
 });
 
 test("a status keeps its own position under another name", async () => {

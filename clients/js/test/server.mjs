@@ -100,7 +100,7 @@ export class Server {
   }
 
   async makeStream(name = "STT_TRANSCRIPTS") {
-    const subjects = ["final", "turn", "status", "usage", "notice"].map(
+    const subjects = ["final", "turn", "status", "usage", "notice", "later"].map(
       (kind) => `stt.transcript.*.*.*.${kind}`,
     );
     await this.request(`$JS.API.STREAM.CREATE.${name}`, { name, subjects, storage: "file" });

@@ -248,11 +248,22 @@ function updateNote(element, note, conversation) {
   text(element.firstElementChild, noteText(note, who));
 }
 
+/** What codes of notices mean when they begin and when they end; natterjack/notices.py has all. */
+const NOTICES = {
+  device_lost: ["the microphone is away", "the microphone is back"],
+  input_clipping: ["the input is clipped", "the input is no longer clipped"],
+  input_dead: ["the input has zeros only", "the input has audio again"],
+  input_low: ["the input is silent but for noise", "the input is loud enough again"],
+  muted: ["the input is muted", "the input is no longer muted"],
+};
+
 function noteText(note, who) {
   const why = note.reason ? ` (${words(note.reason)})` : "";
   switch (note.kind) {
     case "gap":
       return `${who}${short(note.seconds)} of audio are missing (${words(note.cause)})`;
+    case "notice":
+      return `${who}${NOTICES[note.code]?.[note.ends ? 1 : 0] ?? `${words(note.code)} ${note.ends ? "ended" : "began"}`}`;
     case "recovering":
       return `${who}recovering${why} …`;
     case "recovered":

@@ -67,6 +67,12 @@ export class Conversation {
       session.usage = event;
       return true;
     }
+    if (event.type === "notice") {
+      const at = session.timeOf(event.at, Date.parse(event.published_at));
+      const id = `${event.session_id}:${event.sequence}`;
+      this.#note("notice", at, event.speaker, id, { code: event.code, ends: event.state === "ends" });
+      return true;
+    }
     return false;
   }
 

@@ -23,6 +23,7 @@ from natterjack.events import (
     FinalEvent,
     Gap,
     InterimEvent,
+    NoticeEvent,
     StatusEvent,
     StatusState,
     TurnEvent,
@@ -81,6 +82,19 @@ def written(out: io.StringIO, *events: AnyEvent | VoiceEvent, **options: Any) ->
     for event in events:
         captions.show(event)
     return out.getvalue()
+
+
+def test_notices_are_lines_in_brackets() -> None:
+    def notice(code: str, state: Any, at: float) -> Event:
+        return NoticeEvent(
+            **common(), sequence=3, notice=0, code=code, state=state, at=at, audio_position=0
+        )
+
+    events = [notice("input_dead", "begins", 75), notice("a_later_code", "ends", 80)]
+    assert written(io.StringIO(), *events) == (
+        " 1:15.0  c.anna: [the input has zeros only]\n  1:20.0  c.anna: [a later code ended]\n"
+    )
+    assert written(io.StringIO(), *events, states=False) == ""
 
 
 def screen(*events: Event | VoiceEvent, columns: int = 80) -> list[str]:

@@ -33,6 +33,11 @@ class Maker {
   }
 }
 
+/** Makes the notice of an edge. */
+function notice(maker, code, state, at) {
+  return { ...maker.status("", at), type: "notice", notice: 0, code, state, at };
+}
+
 /** Lines as `speaker: text`, interims in brackets, notes by their kind. */
 function shown(conversation) {
   return conversation.lines.map((line) => {
@@ -204,4 +209,16 @@ test("ten thousand finals are built in good time", () => {
   const before = performance.now();
   assert.equal(conversation.lines.length, 10_000);
   assert.ok(performance.now() - before < 2000);
+});
+
+test("notices of an edge are notes between the lines, and not errors", () => {
+  const a = new Maker("a");
+  const events = [
+    a.final("one", 0), notice(a, "muted", "begins", 2), notice(a, "later_code", "ends", 4),
+    a.final("two", 5),
+  ];
+  const conversation = made(...events, events[1]);
+  assert.deepEqual(shown(conversation), ["a: one", "<notice>", "<notice>", "a: two"]);
+  const notes = conversation.lines.filter((line) => line.note).map(({ note }) => note);
+  assert.deepEqual(notes.map(({ code, ends }) => [code, ends]), [["muted", false], ["later_code", true]]);
 });
