@@ -92,7 +92,7 @@ def test_notices_are_lines_in_brackets() -> None:
 
     events = [notice("input_dead", "begins", 75), notice("a_later_code", "ends", 80)]
     assert written(io.StringIO(), *events) == (
-        " 1:15.0  c.anna: [the input has zeros only]\n  1:20.0  c.anna: [a later code ended]\n"
+        " 1:15.0  c.anna: [the input has zeros only]\n 1:20.0  c.anna: [a later code ended]\n"
     )
     assert written(io.StringIO(), *events, states=False) == ""
 
