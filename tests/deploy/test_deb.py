@@ -40,7 +40,8 @@ async def test_a_package_that_is_installed_used_and_purged_leaves_nothing(
             assert found.stdout == "", "of the units and their drop-ins"
         assert machine.run("id", "-nG", "natterjack").stdout.split() == ["natterjack", "audio"]
         # As the unit starts it, with what it may write.
-        machine.run("install", "-d", "-m", "700", "-o", "natterjack", SPOOL)
+        machine.run("install", "-d", "-m", "700", "-o", "natterjack", SPOOL, f"{SPOOL}/identity")
+        machine.run("touch", f"{SPOOL}/identity/edge.creds")
         audio = np.random.default_rng(1).integers(-9000, 9000, 16000, np.int16)
         soundfile.write(machine.files / "speech.wav", audio, 16000)
         machine.run(
@@ -59,7 +60,10 @@ async def test_a_package_that_is_installed_used_and_purged_leaves_nothing(
 def check_purged(machine: Machine, before: set[str]) -> None:
     machine.run("dpkg", "-r", "natterjack-edge")
     left = {path for path in machine.found() - before if not path.startswith("/var/lib/dpkg")}
-    assert left == {SPOOL, "/etc/natterjack", CONFIG, "/etc/natterjack/edge.env"}
+    assert left == {
+        SPOOL, f"{SPOOL}/identity", f"{SPOOL}/identity/edge.creds",
+        "/etc/natterjack", CONFIG, "/etc/natterjack/edge.env",
+    }  # fmt: skip
     assert "kept" not in machine.run("dpkg", "-P", "natterjack-edge").stdout
     assert machine.found() == before
     assert machine.run("getent", "passwd", "natterjack", check=False).returncode == 2

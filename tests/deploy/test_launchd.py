@@ -17,7 +17,7 @@ def test_launchd_starts_what_a_users_systemd_starts() -> None:
     (command,) = values(FOLDER / "user" / "natterjack-edge-run.service", "ExecStart")
     started = " ".join(about["ProgramArguments"])
     assert started == command.replace("%E", "/Users/USER/.config")
-    assert set(about["EnvironmentVariables"]) == {"NATS_NKEY", "EDGE_SPOOL"}
+    assert set(about["EnvironmentVariables"]) == {"EDGE_SPOOL"}
     assert about["KeepAlive"]
     assert about["Umask"] == 0o077
     assert about["ExitTimeOut"] > EdgeSettings().finish_seconds + _END_SECONDS

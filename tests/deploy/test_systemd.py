@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge_capture.__main__ import _END_SECONDS as edge_end_seconds
+from edge_capture.config.load import parse_config
 from edge_capture.settings import EdgeSettings
 from gateway.__main__ import _END_SECONDS as gateway_end_seconds
 from gateway.settings import GatewaySettings
@@ -76,7 +77,7 @@ def test_an_edge_is_started_again_unless_a_setting_is_wrong(path: Path) -> None:
     """What another start does not cure has exit status 2, and nothing else has it."""
     assert values(path, "Restart") == ["always"]
     assert values(path, "RestartPreventExitStatus") == ["2"]
-    assert "StartLimitIntervalSec=0" in path.read_text().partition("[Service]")[0]
+    assert "StartLimitIntervalSec=0" in path.read_text().partition("\n[Service]\n")[0]
     assert values(path, "MemoryMax")
     assert values(path, "WatchdogSec")
 
@@ -137,3 +138,15 @@ def test_systemd_waits_for_longer_than_a_gateway_drains() -> None:
 def test_systemd_waits_for_longer_than_an_edge_finishes(path: Path) -> None:
     (seconds,) = values(path, "TimeoutStopSec")
     assert int(seconds) > EdgeSettings().finish_seconds + edge_end_seconds
+
+
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_the_example_of_sources_is_valid(all_of_it: bool) -> None:
+    """Also with what is commented out."""
+    text = (ROOT / "deploy" / "deb" / "edge.toml").read_text()
+    if all_of_it:
+        text = re.sub(r"^#(\w+ =)", r"\1", text, flags=re.M)
+    config = parse_config(text.encode(), "edge.toml", host="pc-7")
+    assert config.tenant == "acme"
+    assert config.agent == ("room-12" if all_of_it else "pc-7")
+    assert str(config.spool.directory) == "/var/lib/natterjack-edge"
