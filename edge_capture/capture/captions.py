@@ -35,13 +35,15 @@ def on_terminal() -> bool:
     return sys.stdout is not None and rewritable(sys.stdout)
 
 
-def caption_output(keys: Sequence[SessionKey]) -> Captions:
-    """What shows the captions of these sessions. Each line of several names its conversation and
-    speaker, or the speaker if that is enough. To be entered as a context."""
+def caption_output(keys: Sequence[SessionKey] | None = None) -> Captions:
+    """What shows the captions of these sessions, or of any if None. Each line of several names its
+    conversation and speaker, or the speaker if that is enough. Entered as a context, it also takes
+    the log, to keep it apart."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # transcripts may be in any script
         sys.stdout.reconfigure(errors="replace")
-    several = len({key.conversation for key in keys}) > 1
-    return Captions(names="key" if several else "speaker" if len(keys) > 1 else None, states=False)
+    if keys is None or len({key.conversation for key in keys}) > 1:
+        return Captions(names="key", states=False)
+    return Captions(names="speaker" if len(keys) > 1 else None, states=False)
 
 
 async def show_captions(keys: Sequence[SessionKey], link: Link, captions: Captions) -> None:

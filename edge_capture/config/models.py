@@ -155,6 +155,9 @@ class Defaults(Table):
         "linear16", "how linear16 is encoded on the way to the broker: flac needs half of the bytes"
     )
     chunk_ms: int = described(80, "length of a chunk in milliseconds", ge=10, le=1000)
+    captions: bool = described(
+        False, "show what is transcribed of it on standard output; the user needs this right"
+    )
     rotate: RotateTable | None = described(None, "when the session ends and another one begins")
     time_zone: str | None = described(
         None,

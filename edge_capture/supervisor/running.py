@@ -308,7 +308,10 @@ class RunningSource:
         take = Take(sessions)
         for session in sessions:
             announce(session.chain.spec)
-        self._delivery = self._takes.begin(take, can_wait=source.can_wait, given_up=self._given_up)
+        self._delivery = self._takes.begin(
+            take, can_wait=source.can_wait, captions=self.plan.table.captions,
+            given_up=self._given_up,
+        )  # fmt: skip
         return take
 
     def _given_up(self, take: Take) -> None:

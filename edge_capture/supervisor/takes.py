@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from natterjack.broker.connection import Broker
+from natterjack.consume.captions import Captions
 from natterjack.errors import NatterjackError
 from natterjack.process.run import end_tasks
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
 
+from ..capture.captions import caption_output, show_captions
 from ..capture.outcome import close, report_leftover, report_session, report_taken
 from ..capture.take import Take
 from ..delivery.chain import Chain
@@ -31,9 +34,10 @@ by another. The broker does not keep audio for longer."""
 class Delivery:
     """One take, and what becomes of it."""
 
-    def __init__(self, take: Take, *, can_wait: bool) -> None:
+    def __init__(self, take: Take, *, can_wait: bool, captions: bool) -> None:
         self.take = take
         self.can_wait = can_wait
+        self.captions = captions
         self.error: str | None = None
         """Why it was not published."""
         self.stored = asyncio.Event()
@@ -47,6 +51,9 @@ class Takes:
 
     def __init__(self, link: Link, spool: Spool | None, tasks: asyncio.TaskGroup) -> None:
         self._link = link
+        self._captions: Captions | None = None
+        self._screen = contextlib.ExitStack()
+        """Holds what captions take from the terminal."""
         self._spool = spool
         self._tasks = tasks
         self._stopping = asyncio.Event()
@@ -67,10 +74,12 @@ class Takes:
         """Earlier sessions that are not yet stored."""
         return [each for each in self._leftovers if not each.publisher.finished.is_set()]
 
-    def begin(self, take: Take, *, can_wait: bool, given_up: Callable[[Take], None]) -> Delivery:
-        """Publish a take, which goes on. `given_up` is called if nothing is to be captured for it
-        any more."""
-        delivery = Delivery(take, can_wait=can_wait)
+    def begin(
+        self, take: Take, *, can_wait: bool, captions: bool, given_up: Callable[[Take], None]
+    ) -> Delivery:
+        """Publish a take, which goes on, and show its captions if wanted. `given_up` is called if
+        nothing is to be captured for it any more."""
+        delivery = Delivery(take, can_wait=can_wait, captions=captions)
         earlier: dict[SessionKey, list[asyncio.Event]] = {}
         for session in take.sessions:
             waits = self._before.setdefault(session.spec.key, [])
@@ -108,6 +117,8 @@ class Takes:
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
         await end_tasks(tasks)
+        with contextlib.suppress(OSError):  # a terminal that is closed
+            self._screen.close()
         complete = True
         for task, delivery in deliveries:
             complete &= self._report(delivery) if task.cancelled() else delivery.complete
@@ -164,6 +175,12 @@ class Takes:
                 tasks.create_task(take.follow(), name="follow"),
                 tasks.create_task(tell(), name="given up"),
             ]
+            if delivery.captions:
+                if self._captions is None:
+                    self._captions = self._screen.enter_context(caption_output())
+                keys = [session.spec.key for session in take.sessions]
+                showing = show_captions(keys, self._link, self._captions)
+                side.append(tasks.create_task(showing, name="captions"))
             waits = [
                 tasks.create_task(self._wait_over(delivery), name="wait"),
                 tasks.create_task(take.holds.taken.wait(), name="taken"),

@@ -91,6 +91,11 @@ def test_the_rights_of_other_roles_are_named(user: User, name: str) -> None:
     assert name in excess(permissions(user), "e", ["acme"], user.inbox_prefix)
 
 
+def test_the_right_to_captions_is_not_too_much() -> None:
+    user = User("edge", name="e", tenant="acme", captions=True)
+    assert excess(permissions(user), "e", ["acme"], user.inbox_prefix) == []
+
+
 def test_another_tenants_subject_is_named() -> None:
     user = User("edge", name="e", tenant="acme")
     given = permissions(user)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from edge_capture.errors import SteeringError
 from edge_capture.supervisor.supervisor import Supervisor
 from natterjack.broker.connection import Broker
+from natterjack.events import FinalEvent
 from natterjack.settings import BrokerSettings
 from tests.edge_capture.supervisor.agents import (
     BLOCK,
@@ -150,3 +154,57 @@ def _taken(agent: Supervisor, counter: Counter) -> bool:
     """Whether all that was written has been read from the pipe, up to a part of a chunk."""
     reading = agent.sources[0].reading
     return reading is not None and counter.written - reading.frames < 4 * BLOCK
+
+
+async def test_flac_recordings_and_captions_are_keys_of_the_file(
+    config: Path,
+    counters: list[Counter],
+    ready_broker: Broker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of each take by itself: a rotation begins another recording and shows other captions."""
+    a, b = counters
+    keys = ('conversation = "room-{source}-%H%M%S"', 'publish_encoding = "flac"')
+    config.write_text(
+        f'tenant = "acme"\n[keep]\ndirectory = "{tmp_path}/kept"\n'
+        + pipe("a", a, 'speaker = "a"', "captions = true", *keys)
+        + pipe("b", b, 'speaker = "b"', *keys)
+    )
+    async with running(config) as agent:
+        await a.write(50)
+        await b.write(50)
+        await until_stored(ready_broker, "a", 40 * BLOCK)
+        await until_stored(ready_broker, "b", 40 * BLOCK)
+        for number in (1, 2):
+            for source in agent.sources:
+                assert source.session is not None
+                key = source.session.spec.key
+                final = FinalEvent(
+                    **key._asdict(), session_id=source.session.spec.session_id, epoch=1,
+                    provider="p", published_at=datetime.now(UTC), sequence=0, segment=0,
+                    text=f"{key.speaker} says {number}", start=0, end=1,
+                )  # fmt: skip
+                subject = f"stt.transcript.{key}.final"
+                shown = ""
+
+                async def seen(subject: str = subject, final: FinalEvent = final) -> bool:
+                    nonlocal shown
+                    await ready_broker.client.publish(subject, final.encode())
+                    shown += capsys.readouterr().out
+                    return f"{final.speaker} says" in shown or final.speaker == "b"
+
+                await until(seen, "the final is shown")
+                assert f"room-{source.name}" in shown or source.name == "b"
+                assert "b says" not in shown
+            if number == 1:
+                await agent.act("rotate", "a")
+                await a.write(50)
+                await until_stored(ready_broker, "a", 90 * BLOCK)
+    found = await sessions(ready_broker, "a")
+    assert [each.spec.encoding for each in found] == ["flac", "flac"]
+    assert np.array_equal(joined(found), counting(100 * BLOCK))
+    kept = [soundfile.read(path, dtype="int16")[0] for path in sorted(tmp_path.glob("kept/*a.2*"))]
+    assert len(kept) == 2
+    assert np.array_equal(np.concatenate(kept), counting(100 * BLOCK))
+    assert len(list(tmp_path.glob("kept/acme.room-b-*.b.2*.flac"))) == 1
