@@ -35,6 +35,7 @@ from .agent import Agent, RunOptions
 from .capture.resuming import resumable, seek
 from .delivery.chain import Chain, announce
 from .display import restore_terminal
+from .enrollment import command as enrollment
 from .errors import KeyTaken, SourceError
 from .fleet.single import single_reporter
 from .keep.recorder import keep_audio, open_keep
@@ -283,7 +284,8 @@ async def _import_and_run(flags: argparse.Namespace) -> int:
 
 
 _COMMANDS = {
-    "run": _import_and_run, "check": _import_and_run, "send": _send, "play": _play, "probe": _probe
+    "run": _import_and_run, "check": _import_and_run, "send": _send, "play": _play, "probe": _probe,
+    "enroll": enrollment.run,
 }  # fmt: skip
 """The commands but for those that capture one source."""
 
@@ -300,6 +302,7 @@ def _run(flags: argparse.Namespace) -> int:
             from .sources.listing import list_all
 
             return list_all()
+        os.environ.update(enrollment.apply(flags, os.environ))
         with tracing.started("natterjack-edge"):
             return run_loop(_COMMANDS.get(flags.command, _capture)(flags))
     except* NatterjackError as group:
@@ -323,8 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     if any(thread.name.startswith(DEVICE_THREADS) for thread in threading.enumerate()):
         # A dead device blocks a thread inside its libraries, and they may wait for it at exit.
         logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_streams()
         os._exit(code)
     return code
 

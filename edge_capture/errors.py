@@ -4,6 +4,7 @@ EdgeError
 ├── SourceError   the source gives no audio: a wrong file, no microphone; exit status 2
 ├── SpoolError    the spool is unusable: not a directory, or not writable; exit status 2
 ├── OutputError   the output plays nothing: no loudspeaker, a file that exists; exit status 2
+├── EnrollmentRefused the registrar does not enroll this machine; exit status 2, of `enroll` 1
 ├── KeyTaken      another agent uses the key; exit status 3
 ├── SteeringError a request to this edge cannot be carried out; the run goes on
 ├── SourceLost    the source failed mid-session: the microphone disappeared; exit status 1
@@ -29,6 +30,10 @@ class SpoolError(EdgeError, UsageError):
 
 class OutputError(EdgeError, UsageError):
     """The output plays nothing. The message gives the reason and the remedy in one line."""
+
+
+class EnrollmentRefused(EdgeError):
+    """The registrar does not enroll this machine; the message says why."""
 
 
 class KeyTaken(EdgeError):

@@ -10,6 +10,7 @@ from pathlib import Path
 from natterjack.doctor.report import seconds
 from natterjack.settings import add_flags
 
+from .enrollment.command import add_arguments
 from .settings import FLAGS, RequestSettings
 
 CONFIG = Path("/etc/natterjack/edge.toml")
@@ -253,6 +254,8 @@ def make_parser() -> argparse.ArgumentParser:
             help="which audio track of a file, from 1 [default: the first one]",
         )
     devices = command("devices", "list the microphones and loudspeakers")
+    enroll = command("enroll", "enroll this machine with a token, and store its credentials")
+    add_arguments(enroll)
     check = command(
         "check", "check the microphone, the network, the broker's rights and the disk", _CHECKING
     )
@@ -297,6 +300,6 @@ def make_parser() -> argparse.ArgumentParser:
             help="wait until workers have ended the session, or the last that continues it, "
             "and print its text",
         )
-    for each in (file, stdin, mic, run, send, play, probe, devices, check):
+    for each in (file, stdin, mic, run, send, play, probe, devices, check, enroll):
         _add_command_flags(each, each.prog.rpartition(" ")[2])
     return parser

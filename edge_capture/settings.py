@@ -23,6 +23,7 @@ from natterjack.settings import MODELS as SHARED_MODELS
 from natterjack.settings import BrokerSettings, FsPath, LogSettings, described, variable
 from natterjack.subjects import TOKEN_PATTERN
 
+from .enrollment.settings import IdentitySettings
 from .keep.settings import KeepSettings, expanded
 
 FILE_RATE = 24_000
@@ -343,9 +344,10 @@ FLAGS = (
     Flags(KeepSettings, CAPTURE_COMMANDS),
     Flags(CaptionSettings, CAPTURE_COMMANDS),
     Flags(BrokerSettings, (*_AS_MICROPHONE, "send", "play"), "nats-"),
+    Flags(IdentitySettings, (*_AS_MICROPHONE, "run", "send", "play", "enroll")),
     Flags(FleetSettings, (*_AS_MICROPHONE, "run")),
     Flags(ProgressSettings, (*CAPTURE_COMMANDS, "run", "send", "play")),
-    Flags(LogSettings, (*CAPTURE_COMMANDS, "run", "send", "play", "probe", "devices")),
+    Flags(LogSettings, (*CAPTURE_COMMANDS, "run", "send", "play", "probe", "devices", "enroll")),
 )
 """The settings models of this program, in the order of its help text."""
 

@@ -37,7 +37,7 @@ LAYERS: dict[str, list[set[str]]] = {
         DESCRIPTION | {"telemetry", "process", "plugin"},
         {"broker", "transcripts", "emulators"},
         {"fleet", "consume"},
-        {"speaking", "webhook"},
+        {"speaking", "webhook", "enrollment"},
         {"local"},
         {"doctor"},
         {"cli"},

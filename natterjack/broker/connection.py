@@ -21,6 +21,7 @@ from .acks import Acks
 from .fastpath import Client
 from .login.attempts import Attempts, describe
 from .login.credentials import Credentials, Identity
+from .login.reissue import Reissue
 from .login.renewal import Renewal, Try
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Broker:
         self.slow_consumers = 0
         self.reconnects = 0
         """The number of the current or last connection; 0 is the first."""
-        self._renewing: asyncio.Task[None] | None = None
+        self._renewing: list[asyncio.Task[None]] = []
 
     @property
     def connected(self) -> bool:
@@ -158,16 +159,18 @@ class Broker:
 
     def renew(self, trial: Try) -> None:
         """Until `close`, replace the connection before its credentials expire. `trial` tries
-        renewed ones on another connection."""
+        renewed ones on another connection. Those of an enrolled edge are renewed here."""
         if self.credentials.paths:
             renewal = Renewal(self.client, self.credentials, self.attempts, trial)
-            self._renewing = asyncio.create_task(renewal.run(), name="renew credentials")
+            self._renewing.append(asyncio.create_task(renewal.run(), name="renew credentials"))
+        if (path := self.credentials.creds_path) is not None:
+            reissue = Reissue(self.client, self.credentials, path)
+            self._renewing.append(asyncio.create_task(reissue.run(), name="reissue credentials"))
 
     async def close(self) -> None:
         """Flush for 2 s at most, then close, also if it is canceled. Idempotent."""
         try:
-            if self._renewing is not None:
-                await end_tasks([self._renewing])
+            await end_tasks(self._renewing)
             if self.client.is_connected:
                 with contextlib.suppress(NatsError, TimeoutError, OSError, RuntimeError):
                     await self.client.flush(timeout=2)

@@ -23,6 +23,7 @@ from . import budget, erase, keys, limits, plugins, say, sessions, streams, tail
 from .arguments import add_command, number, path
 from .conversations import control, export, transcribe
 from .edges import command as edges
+from .enrollment import registrar
 from .local import doctor, emulate
 from .webhook import command as webhook
 
@@ -136,6 +137,7 @@ def parser() -> argparse.ArgumentParser:
         streams,
         erase,
         users,
+        registrar,
         keys,
     ):
         subcommand.add_to(commands)
@@ -180,6 +182,7 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
         "doctor": doctor.run,
         "emulate": emulate.run,
         "webhook": webhook.run,
+        "registrar": registrar.run,
         **dict.fromkeys(control.COMMANDS, control.run),
     }
     return subcommands[flags.command](flags)

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import base64
-import binascii
+import asyncio
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import nkeys
-
+from natterjack.broker.login.jwt import is_public_key, make_key
 from natterjack.broker.roles import KINDS, ROLES, User
 from natterjack.errors import NatterjackError, UsageError
-from natterjack.process.files import locked, replace_text
+from natterjack.process.files import locked
+from natterjack.settings import BrokerSettings, add_flags, load
 
 from .arguments import add_command, path
-from .users_config import EDGE_CONNECTIONS, durables, helm_values, server_config
-
-_NEWER = ("durable", "conversation", "kinds", "captions", "agent")
-"""Fields that earlier releases do not know: users.json has them only for users who need them."""
-_LIST, _CONFIG, _LIMITS = "users.json", "users.conf", "limits.json"
+from .enrollment.claims import account_of
+from .enrollment.directory import SignedDirectory
+from .enrollment.files import (
+    LIST,
+    NEWER,
+    configuration,
+    edge_connections,
+    limit_connections,
+    overwrite,
+    read_users,
+    write_accounts,
+    write_secret,
+    write_users,
+)
+from .enrollment.push import push
+from .users_config import EDGE_CONNECTIONS, durables
 
 
 class NoSuchUser(NatterjackError):
@@ -124,7 +133,19 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="set the limit of simultaneous connections for all edges of a tenant together "
         f"(initially {EDGE_CONNECTIONS})",
     )  # fmt: skip
-    for action in (adding, rotating, removing, listing, showing):
+    pushing = add_command(
+        actions, "push", "bring the accounts of a running broker with JWTs up to date"
+    )
+    add_flags(pushing, BrokerSettings, "nats-")
+    for action in (adding, showing):
+        action.add_argument(
+            "--jwt",
+            action="store_true",
+            help="from now on, give all users of DIR JWTs (credentials files), which NATS needs to "
+            "enroll edges and to take tenants without a reload; other programs need NATS_CREDS "
+            "in place of NATS_NKEY then",
+        )
+    for action in (adding, rotating, removing, listing, showing, pushing):
         action.add_argument(
             "--dir", type=path, required=True, help="directory of seeds and configuration"
         )
@@ -135,20 +156,25 @@ def run(flags: argparse.Namespace) -> int:
     directory: Path = flags.dir
     if getattr(flags, "public_key", None):
         _check(flags.public_key)
+    if getattr(flags, "jwt", False):
+        with locked(directory):
+            SignedDirectory(directory).create()
+    if flags.action == "push":
+        return _push(flags, directory)
     if flags.action == "list":
-        return _list(flags, _read(directory))
+        return _list(flags, read_users(directory))
     if flags.action == "add":
         fields = {
             name: getattr(flags, name)
-            for name in ("role", "name", "tenant", "speaker", "control", "live", *_NEWER)
+            for name in ("role", "name", "tenant", "speaker", "control", "live", *NEWER)
         }
         user = User(**fields, public_key=flags.public_key or "")
         with locked(directory):
-            return _add(directory, _read(directory), user)
-    if flags.action in ("remove", "rotate") and not (directory / _LIST).exists():
+            return _add(directory, read_users(directory), user)
+    if flags.action in ("remove", "rotate") and not (directory / LIST).exists():
         raise NoSuchUser(f"there is no user {flags.user} in {directory}")
     with locked(directory):
-        users = _read(directory)
+        users = read_users(directory)
         if flags.action == "remove":
             return _remove(directory, users, flags.user)
         if flags.action == "rotate":
@@ -156,13 +182,19 @@ def run(flags: argparse.Namespace) -> int:
         if flags.edge_connections is not None:
             if flags.edge_connections < 1:
                 raise UsageError("--edge-connections must be 1 or more")
-            replace_text(
-                directory / _LIMITS, json.dumps({"edge_connections": flags.edge_connections})
-            )
-        _write(directory, users)
-        connections = _edge_connections(directory)
-    render = helm_values if flags.format == "helm" else server_config
-    print(render(users, connections), end="")
+            limit_connections(directory, flags.edge_connections)
+        write_users(directory, users)
+        connections = edge_connections(directory)
+        print(configuration(directory, users, connections, flags.format), end="")
+    return 0
+
+
+def _push(flags: argparse.Namespace, directory: Path) -> int:
+    with locked(directory):
+        jwts = write_accounts(directory)
+    signed, settings = SignedDirectory(directory), load(BrokerSettings, flags)
+    pushed = asyncio.run(push(jwts, signed.system_credentials, settings))
+    print("\n".join(f"{name}: pushed" for name in pushed) or "the broker has all accounts")
     return 0
 
 
@@ -170,10 +202,20 @@ def _remove(directory: Path, users: list[User], name: str) -> int:
     remaining = [user for user in users if user.id != name]
     if len(remaining) == len(users):
         raise NoSuchUser(f"there is no user {name} in {directory}")
-    _write(directory, remaining)
+    write_users(directory, remaining)
     (directory / f"{name}.nk").unlink(missing_ok=True)
-    print(f"{name}: removed; reload the server, which closes the user's connections")
+    for user in users:
+        if user.id == name:
+            SignedDirectory(directory).forget(user)
+    print(f"{name}: removed; {_apply(directory)}, which closes the user's connections")
     return 0
+
+
+def _apply(directory: Path) -> str:
+    """How a change reaches the broker."""
+    if not SignedDirectory(directory).used:
+        return "reload the server"
+    return f"run `natterjack users push --dir {directory}`"
 
 
 def _rotate(directory: Path, users: list[User], flags: argparse.Namespace) -> int:
@@ -186,7 +228,9 @@ def _rotate(directory: Path, users: list[User], flags: argparse.Namespace) -> in
         if not user.old_key:
             raise UsageError(f"{user.id} has only one key")
         changed = replace(user, old_key="")
-        done = "the old key is removed; reload the server, which disconnects whoever still uses it"
+        if (signed := SignedDirectory(directory)).used:
+            signed.revoke(account_of(user), [user.old_key])
+        done = f"the old key is removed; {_apply(directory)}, which disconnects whoever uses it"
     else:
         if user.old_key:
             raise UsageError(
@@ -196,12 +240,14 @@ def _rotate(directory: Path, users: list[User], flags: argparse.Namespace) -> in
         seed, public_key = (b"", flags.public_key) if flags.public_key else _make_key()
         _check_unused(public_key, users)
         changed = replace(user, public_key=public_key, old_key=user.public_key)
-        done = "the new key is valid beside the old one once you have reloaded the server"
+        done = "the new key is valid beside the old one"
+        if not SignedDirectory(directory).used:
+            done += " once you have reloaded the server"
     if seed:
         # First: without its seed, a key in the configuration would be the only one that is left
         # after `--finish`.
-        _overwrite(path, seed + b"\n")
-    _write(directory, [changed if each is user else each for each in users])
+        overwrite(path, seed + b"\n")
+    write_users(directory, [changed if each is user else each for each in users])
     print(f"{user.id}: {done}")
     return 0
 
@@ -218,11 +264,13 @@ def _add(directory: Path, users: list[User], user: User) -> int:
     _check_unused(user.public_key, users)
     if not user.public_key:
         seed, public_key = _make_key()
-        _write_secret(directory / f"{user.id}.nk", seed)
+        write_secret(directory / f"{user.id}.nk", seed)
         user = replace(user, public_key=public_key)
-    _write(directory, [*users, user])
+    write_users(directory, [*users, user])
     print(_settings(directory, user))
-    if user.role == "edge" and all(other.tenant != user.tenant for other in users):
+    if SignedDirectory(directory).used:
+        print(f"# {_apply(directory)}")
+    elif user.role == "edge" and all(other.tenant != user.tenant for other in users):
         # nats-server 2.15 activates the imports of a new account only at the second reload.
         print(f"# first edge of {user.tenant}: reload the server twice")
     return 0
@@ -239,8 +287,9 @@ def _taken(other: User, user: User, directory: Path) -> str:
 
 
 def _settings(directory: Path, user: User) -> str:
-    path = directory / f"{user.id}.nk"
+    path, creds = directory / f"{user.id}.nk", directory / f"{user.id}.creds"
     key = f"NATS_NKEY={path}\n" if path.exists() else ""
+    key = f"NATS_CREDS={creds}\n" if creds.exists() else key
     agent = f"\nEDGE_AGENT={user.agent or user.name}" if user.role == "edge" else ""
     both = " (two keys: `natterjack users rotate --finish` removes the old one)"
     inbox = f"NATS_INBOX_PREFIX={user.inbox_prefix}"
@@ -260,65 +309,10 @@ def _list(flags: argparse.Namespace, users: Sequence[User]) -> int:
     return 0
 
 
-# ---- files --------------------------------------------------------------------------------------
-
-
-def _read(directory: Path) -> list[User]:
-    path = directory / _LIST
-    try:
-        return [User(**entry) for entry in json.loads(path.read_text())]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
-
-
-def _edge_connections(directory: Path) -> int:
-    path = directory / _LIMITS
-    try:
-        return int(json.loads(path.read_text())["edge_connections"])
-    except FileNotFoundError:
-        return EDGE_CONNECTIONS
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path} cannot be read: {error!r}") from None
-
-
-def _write(directory: Path, users: Sequence[User]) -> None:
-    configuration = server_config(users, _edge_connections(directory))
-    entries = [asdict(user) for user in users]
-    for entry in entries:
-        for name in ("old_key", *_NEWER):
-            if not entry[name]:
-                del entry[name]
-    replace_text(directory / _LIST, json.dumps(entries, indent=2) + "\n")
-    replace_text(directory / _CONFIG, configuration)
-
-
-def _write_secret(path: Path, seed: bytes) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise UsageError(f"{path} already exists but belongs to no user: move it away") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(seed + b"\n")
-
-
-def _overwrite(path: Path, content: bytes) -> None:
-    """Write a secret in place, so that a container that has the file mounted sees the change."""
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-            file.write(content)
-            file.truncate()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-
-
 def _make_key() -> tuple[bytes, str]:
     """Make the seed and the public key of a new user."""
-    seed = bytes(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
-    return seed, nkeys.from_seed(seed).public_key.decode()
+    key = make_key()
+    return key.seed, key.public
 
 
 def _check_unused(public_key: str, users: Sequence[User]) -> None:
@@ -328,19 +322,8 @@ def _check_unused(public_key: str, users: Sequence[User]) -> None:
 
 
 def _check(public_key: str) -> None:
-    """Raise UsageError unless `public_key` is a user's NKey: nats-server does not start otherwise.
-
-    The key is a type byte, 32 bytes and a CRC-16, encoded in base 32.
-    """
+    """Raise UsageError unless `public_key` is a user's NKey, or nats-server would not start."""
     if len(public_key) != 56 or not public_key.startswith("U"):
         raise UsageError("--public-key: a user's public NKey has 56 characters and begins with U")
-    try:
-        raw = base64.b32decode(public_key)
-    except ValueError:
-        raw = b""
-    if (
-        len(raw) != 35
-        or raw[0] != nkeys.PREFIX_BYTE_USER
-        or binascii.crc_hqx(raw[:-2], 0) != int.from_bytes(raw[-2:], "little")
-    ):
+    if not is_public_key(public_key):
         raise UsageError("--public-key: the key has a typing error, its checksum is wrong")

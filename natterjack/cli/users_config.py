@@ -28,8 +28,11 @@ _EDGE_SUBSCRIPTIONS = 1024
 """Limit of subscriptions per connection. An edge has three for each session."""
 
 
-def accounts(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) -> dict[str, Any]:
-    """The `accounts` section of nats-server's configuration.
+def accounts(
+    users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS, others: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The `accounts` section of nats-server's configuration, with accounts for the edges of the
+    tenants `others`, too.
 
     The edges of each tenant have an account of their own, with only the imports they need. They
     must not share the account that has the streams: a client that may publish to a stream chooses
@@ -37,7 +40,7 @@ def accounts(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) ->
     tenant's transcript subject, or the API that purges streams.
     """
     edges = [user for user in users if user.role == "edge"]
-    tenants = sorted({user.tenant for user in edges if user.tenant})
+    tenants = sorted({*(user.tenant for user in edges if user.tenant), *others})
     readers = sorted({user.tenant for user in edges if user.tenant and user.captions})
     sections: dict[str, Any] = {
         MAIN: {

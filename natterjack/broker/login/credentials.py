@@ -252,6 +252,7 @@ class Credentials:
             for path in (settings.creds, settings.nkey, settings.ca, settings.cert, settings.key)
             if path is not None
         ]
+        self.creds_path = settings.creds
         self._tls = _tls_files(settings)
         self._nkey = _file("NATS_NKEY", settings.nkey, _read_seed)
         self._creds = _file("NATS_CREDS", settings.creds, _read_creds)

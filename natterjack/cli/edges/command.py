@@ -18,6 +18,7 @@ from natterjack.process.terminal import rewritable, size, start
 from natterjack.settings import BrokerSettings, add_flags, load
 from natterjack.subjects import check_token
 
+from ..enrollment import invitations
 from . import steer
 from .rows import lines_of, summary
 
@@ -29,7 +30,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     """Add the subcommand `edges` and its actions."""
     command = commands.add_parser(
         "edges",
-        help="show edges: state, sources, levels, spool, clock; steer them",
+        help="show edges: state, sources, levels, spool, clock; steer, invite and revoke them",
         description="Show all edges that are known, with their sources. This only reads from NATS. "
         "An edge that has not reported for a while stays listed as absent, for 30 days.",
         epilog="SINCE is the start of the program, SEEN the time since its last report, SPOOL the "
@@ -49,6 +50,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     add_flags(command, BrokerSettings, "nats-")
     actions = command.add_subparsers(dest="action", metavar="ACTION")
     steer.add_to(actions)
+    invitations.add_to(actions)
 
 
 async def run(flags: argparse.Namespace) -> int:
@@ -57,6 +59,8 @@ async def run(flags: argparse.Namespace) -> int:
         check_token("tenant", flags.tenant)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names of devices may be in any script
+    if flags.action in invitations.ACTIONS:
+        return await invitations.run(flags)
     if flags.action is not None:
         return await steer.run(flags)
     if flags.watch is not None and not _MIN_WATCH_S <= flags.watch < math.inf:

@@ -1,0 +1,117 @@
+"""`natterjack-edge enroll`, and what every command does with the identity that it stores."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Mapping
+
+from natterjack.enrollment.token import parse_token
+from natterjack.errors import BrokerUnreachable, UsageError
+from natterjack.settings import BrokerSettings, load
+from natterjack.telemetry.log import fields
+
+from ..errors import EnrollmentRefused
+from .enroll import enroll, enroll_until, environment
+from .identity import Enrollment, Identity
+from .machine import read_machine
+from .settings import IdentitySettings
+
+log = logging.getLogger(__name__)
+
+_MAX_TOKEN = 256 * 1024
+_OFFLINE = ("probe", "devices", "enroll")
+"""The commands that do not connect with the credentials of an enrolled edge."""
+_OWN = ("creds", "nkey", "user")
+"""Settings of a user of NATS; whoever sets one does not want the enrolled one."""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `natterjack-edge enroll`."""
+    command.add_argument(
+        "invitation", nargs="?", metavar="TOKEN",
+        help="token of `natterjack edges invite`; - reads it from standard input, which keeps it "
+        "out of the list of processes (default: EDGE_TOKEN or EDGE_TOKEN_FILE)",
+    )  # fmt: skip
+    command.add_argument(
+        "--agent",
+        help="name of this edge, refused if another one of the tenant has it (default: the host "
+        "name, to which a few characters of the key are added if it is taken)",
+    )
+    command.add_argument(
+        "--new-key", action="store_true", help="make a new key, although there is one already"
+    )
+
+
+async def run(flags: argparse.Namespace) -> int:
+    """Run `natterjack-edge enroll`. Returns the exit status: 0 enrolled, 1 refused or no answer.
+
+    Raises: UsageError.
+    """
+    settings = load(IdentitySettings, flags)
+    text = flags.invitation
+    if text == "-":
+        text = sys.stdin.read(_MAX_TOKEN)
+    text = text or settings.stored_token()
+    if not text:
+        raise UsageError("enroll needs a TOKEN: `natterjack edges invite` prints one")
+    token, identity, machine = parse_token(text), Identity(settings.directory), read_machine()
+    known = identity.read()
+    other = known is not None and known.machine.is_other(machine)
+    try:
+        enrollment = await enroll(
+            token, identity, machine, agent=flags.agent, new_key=flags.new_key or other
+        )
+    except (EnrollmentRefused, BrokerUnreachable) as error:
+        print(f"natterjack-edge enroll: {error}", file=sys.stderr)
+        return 1
+    _report(enrollment, identity)
+    return 0
+
+
+def _report(enrollment: Enrollment, identity: Identity) -> None:
+    log.info(
+        "enrolled",
+        extra=fields(
+            tenant=enrollment.tenant, agent=enrollment.agent, identity=str(identity.directory)
+        ),
+    )
+
+
+def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of the enrolled identity that the environment `given` lacks, or nothing
+    if there is none, or another user is set.
+
+    Enrolls first if a token is stored and this edge is not enrolled, or runs on a clone. Raises:
+    UsageError; EnrollmentRefused.
+    """
+    if flags.command in _OFFLINE:
+        return {}
+    broker = load(BrokerSettings, flags)
+    if any(getattr(broker, name) for name in _OWN):
+        return {}
+    settings = load(IdentitySettings, flags)
+    identity = Identity(settings.directory)
+    known, machine = identity.read(), read_machine()
+    cloned = known is not None and known.machine.is_other(machine)
+    if known is None or cloned:
+        text = settings.stored_token()
+        if text is None and known is None:
+            return {}
+        if text is None:
+            raise UsageError(
+                f"{identity.directory} has the identity of another machine, of which this one is a "
+                "clone (or its hardware was replaced): run `natterjack-edge enroll TOKEN`, or set "
+                "EDGE_TOKEN_FILE, and it gets one of its own"
+            )
+        if cloned:
+            log.warning("this machine is a clone of an enrolled one; it enrolls anew")
+        known = asyncio.run(
+            enroll_until(parse_token(text), identity, machine, agent=None, new_key=cloned)
+        )
+        _report(known, identity)
+    return {
+        name: value for name, value in environment(known, identity).items() if not given.get(name)
+    }

@@ -1,0 +1,1 @@
+"""Users with JWTs, the registrar, and invitations of edges."""
