@@ -189,3 +189,9 @@ def test_what_only_a_restart_can_change_is_named() -> None:
     assert before.fixed_changes(parse(WHOLE.replace('"fr"', '"it"'))) == []
     changed = parse(WHOLE.replace("acme", "umbrella").replace("3600", "60"))
     assert before.fixed_changes(changed) == ["tenant", "spool"]
+
+
+@pytest.mark.parametrize("name", ["edge.toml", "deb/edge.toml"])
+def test_the_examples_are_valid(name: str) -> None:
+    config = read_config(Path(__file__).parents[3] / "deploy" / name, host="h")
+    assert config.tenant == "acme"
