@@ -50,6 +50,7 @@ wanted=""
 for tool in buildah podman runc mmdebstrap netavark aardvark-dns catatonit iptables systemd-analyze openssl; do
 	[ -x "/usr/lib/podman/$tool" ] || command -v "$tool" >/dev/null 2>&1 || wanted="$wanted ${tool%-analyze}"
 done
+ls /usr/lib/*/security/pam_systemd.so >/dev/null 2>&1 || wanted="$wanted libpam-systemd" # a user's own systemd
 if [ -n "$wanted" ] && [ -n "$root" ]; then
 	echo "installing Debian packages:$wanted"
 	apt-get update -qq

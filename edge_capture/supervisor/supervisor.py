@@ -98,8 +98,9 @@ class Supervisor:
         """The states of the sources in a few words."""
         states = [source.state.value for source in self.sources]
         words = [f"{states.count(state.value)} {state.value}" for state in State]
-        connection = "" if self.link.connected else "; no connection to NATS"
-        return ", ".join(each for each in words if not each.startswith("0 ")) + connection
+        text = ", ".join(each for each in words if not each.startswith("0 "))
+        connection = "" if self.link.connected else "no connection to NATS"
+        return "; ".join(filter(None, (text, connection)))
 
     def _read(self) -> Config:
         return read_config(self._path, host=self._host, agent=self._agent, tenant=self._tenant)

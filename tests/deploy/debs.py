@@ -12,17 +12,49 @@ from pathlib import Path
 import pytest
 
 from ..waiting import bound
+from .containers import STORE, alone
 from .names import ROOT
 
-_MOUNT = """
+_LAYER = """
 set -e
 mount -t tmpfs -o size=1G tmpfs "$0"
 mkdir "$0/upper" "$0/work" "$0/root"
 mount -t overlay -o lowerdir=/,upperdir="$0/upper",workdir="$0/work" overlay "$0/root"
-mount --bind /dev "$0/root/dev"
-mount -t proc proc "$0/root/proc"
+cd "$0/root"
+rm -rf var/lib/natterjack-edge etc/natterjack opt/natterjack
+mount -t proc proc proc
+"""
+_IDLE = """
+mount --bind /dev dev
 echo ready
 exec sleep infinity
+"""
+# Of this machine it has no device but /dev/null and the like, no network, and only its own control
+# groups; kernel settings are read-only.
+_BOOT = """
+mount -t tmpfs tmpfs dev
+mkdir dev/pts dev/shm
+for name in null zero full random urandom tty; do
+    touch "dev/$name"
+    mount --bind "/dev/$name" "dev/$name"
+done
+mount -t devpts devpts dev/pts
+mount -t tmpfs tmpfs dev/shm
+mount --bind proc/sys proc/sys
+mount -o remount,ro,bind proc/sys
+mount -t sysfs -o ro sysfs sys
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+    mount -t cgroup2 cgroup2 sys/fs/cgroup
+else
+    mount -t tmpfs tmpfs sys/fs/cgroup
+    mkdir sys/fs/cgroup/systemd
+    mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
+fi
+mount -t tmpfs tmpfs run
+mount -t tmpfs tmpfs tmp
+echo ready
+exec chroot . /usr/bin/env -i container=natterjack PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+    /lib/systemd/systemd --system --unit=basic.target --log-target=null
 """
 
 
@@ -50,12 +82,16 @@ def build(folder: Path) -> Path:
 class Machine:
     """This machine with an empty layer over its files: what is changed there is nowhere else."""
 
-    def __init__(self, folder: Path) -> None:
-        """Needs root, as `mount` does. Without, the test is skipped, or fails in CI."""
+    def __init__(self, folder: Path, *, booted: bool = False) -> None:
+        """If `booted`, systemd is its first process, and there is no network.
+
+        Needs root, as `mount` does. Without, the test is skipped, or fails in CI.
+        """
         self._root = folder / "root"
+        own = ("--cgroup", "--net", "--uts", "--ipc") if booted else ()
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
-             "sh", "-c", _MOUNT, folder],
+            ["unshare", "--mount", "--pid", *own, "--fork", "--kill-child", "--propagation",
+             "private", "sh", "-c", _LAYER + (_BOOT if booted else _IDLE), folder],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self._holder.stdout is not None
@@ -64,7 +100,9 @@ class Machine:
             unusable(f"no layer over the files of this machine: {self._holder.stderr.read()}")
         (children,) = Path(f"/proc/{self._holder.pid}/task").glob("*/children")
         self._inside = children.read_text().split()[0]
-        self.files = Path(f"/proc/{self._inside}/root{self._root}")
+        self.files = Path(f"/proc/{self._inside}/root")
+        if not booted:
+            self.files /= self._root.relative_to("/")
         """Its root, as seen from outside."""
 
     def run(
@@ -97,9 +135,25 @@ class Machine:
         self._holder.stderr.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("package"))
+    """The package, built once for all processes of a test run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    STORE.mkdir(parents=True, exist_ok=True)
+    with alone("deb"):
+        found = list((folder / "deb").glob("*.deb"))
+        return found[0] if found else build(folder / "deb")
+
+
+@pytest.fixture
+def booted(tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path, booted=True)
+    try:
+        yield machine
+    finally:
+        machine.end()
 
 
 @pytest.fixture

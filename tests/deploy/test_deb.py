@@ -1,4 +1,5 @@
-"""The package for Debian: installed, used, upgraded, removed and purged."""
+"""The package for Debian: installed, used, upgraded, removed and purged; and its units, run by a
+systemd that is the first process of a machine of its own."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.program import only_recording
 
-from .debs import Machine, machine, package
+from ..waiting import until
+from .debs import Machine, booted, machine, package, unusable
 
-__all__ = ["machine", "package"]  # fixtures
+__all__ = ["booted", "machine", "package"]  # fixtures
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.process, pytest.mark.slow]
 
@@ -89,3 +91,90 @@ def test_a_purge_keeps_audio_keys_and_what_was_changed_and_says_so(
     assert (files / "etc/natterjack/edge.nk").read_text() == "seed"
     assert machine.run("stat", "-c", "%U", session).stdout == "natterjack\n"
     assert not (files / "opt/natterjack").exists()
+
+
+def shown(machine: Machine, *command: str) -> dict[str, str]:
+    """What systemd says of the unit."""
+    done = machine.run(*command, "show", "natterjack-edge-run")
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+
+
+async def boot(machine: Machine, package: Path) -> None:
+    """Wait for systemd, and install the package."""
+
+    def up() -> bool:
+        done = machine.run("systemctl", "is-active", "basic.target", check=False)
+        return done.stdout == "active\n"
+
+    await until(up, "the machine is booted", 60)
+    content = package.read_bytes()
+    (machine.files / "package.deb").write_bytes(content)  # /tmp there is another one
+    machine.run("dpkg", "--force-unsafe-io", "-i", "/package.deb")
+    (machine.files / "etc/natterjack/edge.env").write_text("NATS_URL=nats://127.0.0.1:9\n")
+
+
+async def test_systemd_runs_the_unit(booted: Machine, package: Path) -> None:
+    await boot(booted, package)
+    audio = np.random.default_rng(1).integers(-9000, 9000, 16000 * 60, np.int16)
+    soundfile.write(booted.files / "speech.wav", audio, 16000)
+    config = booted.files / CONFIG[1:]
+    config.write_text('[[sources]]\nname = "a"\nkind = "file"\npath = "/speech.wav"\n')
+    # As if root had enrolled the edge.
+    booted.run("install", "-D", "-m", "600", "/etc/hostname", f"{SPOOL}/identity/edge.creds")
+    booted.run("systemctl", "start", "natterjack-edge-run")
+    about = shown(booted, "systemctl")
+    assert (about["ActiveState"], about["User"]) == ("active", "natterjack")
+
+    def owners() -> set[str]:
+        return set(booted.run("find", SPOOL, "-printf", "%u %f\\n").stdout.splitlines())
+
+    await until(lambda: "natterjack 000000000000.sent" in owners(), "audio is in the spool", 30)
+    assert "natterjack edge.creds" in owners()
+    assert all(each.startswith("natterjack ") for each in owners())
+
+    booted.run("systemctl", "reload", "natterjack-edge-run")
+    assert shown(booted, "systemctl")["MainPID"] == about["MainPID"]
+
+    booted.run("systemctl", "kill", "--signal=KILL", "natterjack-edge-run")
+
+    def again() -> bool:
+        now = shown(booted, "systemctl")
+        return (now["NRestarts"], now["ActiveState"]) == ("1", "active")
+
+    await until(again, "it is started again", 60)
+    booted.run("systemctl", "stop", "natterjack-edge-run")
+    assert shown(booted, "systemctl")["Result"] in ("success", "exit-code")
+    config.write_text("tenant = 3\n")
+    assert booted.run("systemctl", "start", "natterjack-edge-run", check=False).returncode
+    about = shown(booted, "systemctl")
+    assert (about["ActiveState"], about["Result"], about["ExecMainStatus"], about["NRestarts"]) == (
+        "failed", "exit-code", "2", "0",
+    )  # fmt: skip
+
+
+async def test_the_unit_of_a_user_captures_from_the_users_sound_server(
+    booted: Machine, package: Path
+) -> None:
+    """The sound server is what systemd starts for the user; a system service does not reach it."""
+    if not list(Path("/usr/lib").glob("*/security/pam_systemd.so")):
+        unusable("Debian's package libpam-systemd is missing")
+    await boot(booted, package)
+    booted.run("useradd", "-m", "-u", "1500", "ann")
+    home = booted.files / "home" / "ann"
+    booted.run("install", "-d", "-o", "ann", "/home/ann/.config", "/home/ann/.config/natterjack")
+    config = '[[sources]]\nname = "table"\nkind = "microphone"\n'
+    (home / ".config/natterjack/edge.toml").write_text(config)
+    (home / ".config/natterjack/edge.env").write_text("NATS_URL=nats://127.0.0.1:9\n")
+    booted.run("chown", "-R", "ann", "/home/ann/.config")
+    booted.run("systemctl", "start", "user@1500")
+    user = ("runuser", "-u", "ann", "--", "env", "XDG_RUNTIME_DIR=/run/user/1500", "systemctl",
+            "--user")  # fmt: skip
+    booted.run(*user, "start", "natterjack-edge-run")
+    assert shown(booted, *user)["ActiveState"] == "active"
+    spool = home / ".local/state/natterjack-edge"
+
+    def captured() -> bool:
+        return sum(path.stat().st_size for path in spool.glob("*/*.se*")) > 32_000
+
+    await until(captured, "a second of audio is in the spool", 60)
+    booted.run(*user, "stop", "natterjack-edge-run")
