@@ -32,14 +32,16 @@ from natterjack.telemetry import tracing
 from natterjack.telemetry.log import fields
 
 from .agent import Agent, RunOptions
+from .capture.opening import open_source, unless_stopped
 from .capture.resuming import resumable, seek
 from .delivery.chain import Chain, announce
 from .display import restore_terminal
 from .enrollment import command as enrollment
-from .errors import KeyTaken, SourceError
+from .errors import KeyTaken, SourceLost
 from .fleet.single import single_reporter
 from .keep.recorder import keep_audio, open_keep
 from .keep.settings import KeepSettings
+from .options.playing import PlaySettings
 from .parser import make_parser
 from .playback.run import PlayRun, make_run
 from .session import make_keys, make_leftover, make_sessions, resume_sessions
@@ -48,13 +50,10 @@ from .settings import (
     ConversationSettings,
     DeliverySettings,
     EdgeSettings,
-    MicrophoneSettings,
-    PlaySettings,
     ProgressSettings,
     PublishSettings,
     RequestSettings,
     SpoolSettings,
-    StdinSettings,
     check_variables,
 )
 from .sources import DEVICE_THREADS, Source
@@ -69,38 +68,6 @@ _TAKEN = 3
 """Exit status if another agent uses the key. The units start the program again, unlike after 2."""
 
 
-async def _open_source(flags: argparse.Namespace, channels: int | None, block_ms: int) -> Source:
-    """Open the source that the command names. It has audio before anything is published."""
-    if flags.command == "file":
-        from .sources.decoded import open_file
-
-        return await open_file(flags.path, flags.speed, block_ms, flags.track)
-    if flags.command == "stdin":
-        from .sources.stdin import StdinSource
-
-        if sys.stdin is None:
-            raise SourceError("standard input is closed")
-        settings = load(StdinSettings, flags)
-        source = StdinSource(sys.stdin.fileno(), settings, flags.speed, block_ms)
-        await source.open()
-        return source
-    from .sources.microphone import MicrophoneSource
-
-    return MicrophoneSource(load(MicrophoneSettings, flags), channels)
-
-
-async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, Source]) -> Source | None:
-    """Return the source that `work` opens, or None if `stop` is set first."""
-    opening = asyncio.ensure_future(work)
-    stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if opening.done():
-        return opening.result()
-    opening.cancel()
-    return None
-
-
 async def _capture(flags: argparse.Namespace) -> int:
     """Run `file`, `stdin` or `mic`. Returns the exit status."""
     edge, publish = load(EdgeSettings, flags), load(PublishSettings, flags)
@@ -113,10 +80,14 @@ async def _capture(flags: argparse.Namespace) -> int:
     leave_open = flags.command == "file" and flags.leave_open
     if leave_open and spool is None:
         raise UsageError("--leave-open needs a spool: --spool DIR")
-    with stopped_by_signals(restore_terminal, at_once=leave_open) as stop:
+    started = asyncio.Event()
+
+    async def run(stop: asyncio.Event) -> int:
         found = await asyncio.to_thread(spool.adopt) if spool else []
         channels = len(keys) if edge.split_channels is not None else None
-        source = await _unless_stopped(stop, _open_source(flags, channels, publish.chunk_ms))
+        opening = open_source(flags, channels, publish.chunk_ms, started.set)
+        source = await unless_stopped(stop, opening)
+        started.set()
         if source is None:
             log.info("stopped before any audio arrived; nothing was published")
             return 0
@@ -147,13 +118,16 @@ async def _capture(flags: argparse.Namespace) -> int:
             running = agent.run(stop)
             if player is not None:
                 running = player.beside(running, stop)
-            return await _run_under_systemd(running, stop, edge.finish_seconds)
+            return await running
         finally:
             source.close()
             if player is not None:
                 player.player.output.close()
             if spool:
                 await spool.close()
+
+    with stopped_by_signals(restore_terminal, at_once=leave_open) as stop:
+        return await _run_under_systemd(run(stop), stop, edge.finish_seconds, started)
 
 
 def _player_beside(flags: argparse.Namespace, key: SessionKey, broker: BrokerSettings) -> PlayRun:
@@ -168,13 +142,20 @@ def _player_beside(flags: argparse.Namespace, key: SessionKey, broker: BrokerSet
 
 
 async def _run_under_systemd(
-    running: Coroutine[Any, Any, int], stop: asyncio.Event, finish_seconds: float
+    running: Coroutine[Any, Any, int],
+    stop: asyncio.Event,
+    finish_seconds: float,
+    started: asyncio.Event | None = None,
 ) -> int:
-    """Run an agent or a player and report to systemd meanwhile. Returns the exit status."""
+    """Run an agent or a player, and report to systemd, from `started` on. Returns the status."""
+
+    async def notify() -> None:
+        if started is not None:
+            await started.wait()
+        await notify_systemd(stop, finish_seconds + _END_SECONDS)
+
     async with asyncio.TaskGroup() as tasks:
-        notifying = tasks.create_task(
-            notify_systemd(stop, finish_seconds + _END_SECONDS), name="systemd"
-        )
+        notifying = tasks.create_task(notify(), name="systemd")
         code = await running
         notifying.cancel()
     return code
@@ -313,6 +294,8 @@ def _run(flags: argparse.Namespace) -> int:
         print(f"natterjack-edge: {error}", file=sys.stderr)
         if isinstance(error, KeyTaken):
             code = _TAKEN
+        elif isinstance(error, SourceLost):
+            code = 1  # there may be a microphone at a later start
     return code
 
 

@@ -2,6 +2,7 @@
 
 EdgeError
 ├── SourceError   the source gives no audio: a wrong file, no microphone; exit status 2
+│   └── SourceUnusable   waiting for the source changes nothing: several devices have the name
 ├── SpoolError    the spool is unusable: not a directory, or not writable; exit status 2
 ├── OutputError   the output plays nothing: no loudspeaker, a file that exists; exit status 2
 ├── EnrollmentRefused the registrar does not enroll this machine; exit status 2, of `enroll` 1
@@ -22,6 +23,10 @@ class EdgeError(NatterjackError):
 
 class SourceError(EdgeError, UsageError):
     """The source gives no audio. The message gives the reason and the remedy in one line."""
+
+
+class SourceUnusable(SourceError):
+    """The source gives no audio until a setting or the machine is changed."""
 
 
 class SpoolError(EdgeError, UsageError):

@@ -25,9 +25,10 @@ from natterjack.subjects import TOKEN_PATTERN
 
 from .enrollment.settings import IdentitySettings
 from .keep.settings import KeepSettings, expanded
+from .options.playing import PlaySettings
 
-FILE_RATE = 24_000
-"""Default rate of what is played into a file, in hertz."""
+_MAX_CHANNELS = 32
+"""Channels of a device."""
 
 _CONFIG = SettingsConfigDict(env_prefix="EDGE_", frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -246,74 +247,70 @@ class StdinSettings(BaseSettings):
     )
 
 
+def _split_names(text: str) -> tuple[str, ...]:
+    """Return the parts between commas that are outside parentheses, since ALSA's names have commas
+    inside: `HDA Intel PCH: ALC257 (hw:0,0), headset` is two."""
+    parts, depth = [""], 0
+    for character in text:
+        depth = max(0, depth + (character == "(") - (character == ")"))
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return tuple(part.strip() for part in parts if part.strip())
+
+
 class MicrophoneSettings(BaseSettings):
     """The microphone."""
 
     model_config = _CONFIG
 
-    device: str | None = described(
-        None, "microphone: part of its name, or its index; if unset, the system's default"
+    device: Annotated[tuple[str, ...], NoDecode] = described(
+        (),
+        "microphones in order of preference, comma-separated: each a name of `natterjack-edge "
+        "devices`, a part of one, a pattern with * or ?, or an index; the first that is there is "
+        "recorded; if unset, the system's default",
+    )
+    device_channels: Annotated[tuple[int, ...], NoDecode] = described(
+        (),
+        "channels of the microphone to record, comma-separated, from 1; if unset, one, or the "
+        "first ones with EDGE_SPLIT_CHANNELS",
     )
     device_rate: int | None = described(
         None,
-        "recording rate in hertz; if unset, the default rate of the device",
+        "recording rate in hertz; if unset, the default rate of the device, or another one if it "
+        "refuses that",
         ge=MIN_SAMPLE_RATE,
     )
     device_wait_seconds: float = described(
         300,
-        "seconds to wait for a microphone that has disappeared, longer while NATS has not stored "
-        "its audio; 0 ends the session as soon as it is stored",
+        "seconds to wait for a microphone at the start, and for one that has disappeared: longer "
+        "while NATS has not stored its audio; 0 ends the session as soon as it is stored",
+        ge=0,
+    )
+    device_return_seconds: float = described(
+        10,
+        "seconds for which a microphone that is preferred to the present one must be there before "
+        "it is recorded again",
         ge=0,
     )
 
+    @field_validator("device", mode="before")
+    @classmethod
+    def _split_devices(cls, value: object) -> object:
+        return _split_names(value) if isinstance(value, str) else value
 
-class PlaySettings(BaseSettings):
-    """Playing the speech of a voice session."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="EDGE_PLAY_", frozen=True, extra="ignore", allow_inf_nan=False
-    )
-
-    speaker: str = described(
-        "assistant", "speaker whose speech is played: the last part of the key"
-    )
-    device: str | None = described(
-        None, "loudspeaker: part of its name, or its index; if unset, the system's default"
-    )
-    file: FsPath | None = described(
-        None,
-        "WAV file to write instead, with what would be heard and no silence between; -: raw 16-bit "
-        "audio of one channel on standard output, with silence while nothing is said",
-    )
-    sample_rate: int | None = described(
-        None,
-        "rate at which it is played, in hertz; if unset, the default rate of the device, and "
-        f"{FILE_RATE} for a file",
-        ge=8000,
-        le=192_000,
-    )
-    volume: float = described(1, "factor for the volume; 1 leaves the speech as it is", ge=0, le=8)
-    buffer_ms: int = described(
-        100,
-        "milliseconds of speech that are waited for before playback begins, and again after it has "
-        "run out",
-        ge=0,
-        le=5000,
-    )
-    latency_ms: int = described(
-        60,
-        "milliseconds of audio that the loudspeaker is given ahead; more make up for a busy "
-        "machine, and delay the beginning of speech",
-        ge=10,
-        le=1000,
-    )
-    max_age_seconds: float = described(
-        30,
-        "seconds by which speech may be late, because the player starts after it or its device was "
-        "away; older speech is not played",
-        ge=1,
-        le=120,
-    )
+    @field_validator("device_channels", mode="before")
+    @classmethod
+    def _split_channels(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if not all(part.isdecimal() and 1 <= int(part) <= _MAX_CHANNELS for part in parts):
+            raise ValueError(f"{value!r} is not a list of numbers from 1 to {_MAX_CHANNELS}")
+        if len(set(parts)) < len(parts):
+            raise ValueError(f"{value!r} has a channel twice")
+        return tuple(map(int, parts))
 
 
 CAPTURE_COMMANDS = ("file", "stdin", "mic")

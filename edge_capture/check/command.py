@@ -56,7 +56,9 @@ def of_microphone(flags: argparse.Namespace) -> Agent:
     async def opened() -> Source:
         from ..sources.microphone import MicrophoneSource
 
-        return MicrophoneSource(microphone, channels)
+        source = MicrophoneSource(microphone, channels)
+        await source.open()
+        return source
 
     broker = load(BrokerSettings, flags)
     return Agent(

@@ -219,17 +219,33 @@ class SourceTable(Defaults):
 class MicrophoneTable(SourceTable):
     """`kind = "microphone"`: a microphone of this machine."""
 
-    INPUT = ("device", "device_rate", "device_wait_seconds")
+    INPUT = (
+        "device",
+        "device_channels",
+        "device_rate",
+        "device_wait_seconds",
+        "device_return_seconds",
+    )
     kind: Literal["microphone"]
     device: Names | None = described(
         None,
-        "part of its name, or several in order of preference; if unset, the system's default",
+        "a name of `natterjack-edge devices`, a part of one, a pattern with * or ?, or several of "
+        "these in order of preference; if unset, the system's default",
+    )
+    device_channels: tuple[Annotated[int, Field(ge=1, le=32)], ...] = described(
+        (), "channels of the microphone to record, from 1; if unset, one, or one for each speaker"
     )
     device_rate: int | None = described(
         None, "recording rate in hertz; if unset, that of the device", ge=MIN_SAMPLE_RATE
     )
     device_wait_seconds: float = described(
         300, "seconds after which a session ends if its microphone does not return", ge=0
+    )
+    device_return_seconds: float = described(
+        10,
+        "seconds for which a microphone that is preferred to the present one must be there before "
+        "it is recorded again",
+        ge=0,
     )
 
 

@@ -18,7 +18,8 @@ from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
 
 from ..errors import KeyTaken, OutputError, OutputLost
-from ..settings import FILE_RATE, ConversationSettings, PlaySettings
+from ..options.playing import FILE_RATE, PlaySettings
+from ..settings import ConversationSettings
 from .display import show_playback
 from .outputs import Output
 from .player import Player

@@ -1,4 +1,4 @@
-"""The devices that PortAudio finds, and the choice of one of them."""
+"""The devices that PortAudio finds."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..errors import EdgeError, OutputError, SourceError
+from ..errors import SourceError, SourceUnusable
 from . import DEVICE_THREADS
+from .choice import MICROPHONE, Device, Kind
 
 log = logging.getLogger(__name__)
 
-_MAX_CHANNELS = 32
 _STOP_S = 2.0
 """How long a stream may take to stop. One that takes longer is dead."""
 _GIVE_WAY_S = 5.0
@@ -33,35 +32,6 @@ _NO_DEVICE = (
     "no {} found; `natterjack-edge devices` lists the available ones. To use a sound "
     "server such as PulseAudio or PipeWire: apt-get install libasound2-plugins"
 )
-
-
-class Kind(NamedTuple):
-    """A kind of device."""
-
-    direction: str
-    """PortAudio's word, `input` or `output`."""
-    name: str
-    """Its name for people."""
-    error: type[EdgeError]
-    """What is raised if there is none."""
-
-
-MICROPHONE = Kind("input", "microphone", SourceError)
-LOUDSPEAKER = Kind("output", "loudspeaker", OutputError)
-
-
-@dataclass(frozen=True)
-class Device:
-    """A microphone or a loudspeaker."""
-
-    index: int
-    name: str
-    host: str
-    """Name of its host API, such as ALSA or Core Audio."""
-    channels: int
-    sample_rate: int
-    """Default rate in hertz."""
-    default: bool
 
 
 def mute_libraries() -> None:
@@ -81,9 +51,9 @@ def portaudio() -> Any:
     try:
         import sounddevice
     except ModuleNotFoundError:
-        raise SourceError("audio devices need: pip install 'natterjack[edge]'") from None
+        raise SourceUnusable("audio devices need: pip install 'natterjack[edge]'") from None
     except OSError:
-        raise SourceError(_NO_LIBRARY) from None
+        raise SourceUnusable(_NO_LIBRARY) from None
     except Exception as error:  # noqa: BLE001 - PortAudioError cannot be imported on its own
         raise SourceError(f"PortAudio does not start: {error}") from None
     return sounddevice
@@ -91,7 +61,9 @@ def portaudio() -> Any:
 
 def do_not_wait_at_exit() -> None:
     """Leave PortAudio as it is when this process ends: it would wait for a dead device forever."""
-    atexit.unregister(portaudio()._exit_handler)
+    # To import it starts it, which waits for a dead device, too.
+    if (library := sys.modules.get("sounddevice")) is not None:
+        atexit.unregister(library._exit_handler)
 
 
 class OpenStreams:
@@ -201,60 +173,14 @@ def list_devices(kind: Kind = MICROPHONE) -> list[Device]:
     return devices
 
 
-def select_device(devices: Sequence[Device], wanted: str | None, kind: Kind = MICROPHONE) -> Device:
-    """Return the device with this index, name or part of a name; the default one if None.
-
-    Raises: the kind's error if there is no such device, or more than one.
-    """
-    if wanted is None:
-        return next((device for device in devices if device.default), devices[0])
-    if wanted.isdecimal():
-        found = [device for device in devices if device.index == int(wanted)]
-    else:
-        found = [device for device in devices if device.name == wanted] or [
-            device for device in devices if wanted.casefold() in device.name.casefold()
-        ]
-    if not found:
-        raise kind.error(f"no {kind.name} is named {wanted!r}; available: {_listed(devices)}")
-    if len(found) > 1:
-        raise kind.error(f"several {kind.name}s match {wanted!r}; use an index: {_listed(found)}")
-    return found[0]
-
-
-def reselect_device(
-    devices: Sequence[Device], lost: Device, wanted: str | None, kind: Kind = MICROPHONE
-) -> Device:
-    """Return the device that replaces `lost`: one of the same name, else the one `wanted`.
-
-    Raises: the kind's error if there is none.
-    """
-    for device in devices:
-        if (device.name, device.host) == (lost.name, lost.host):
-            return device
-    if wanted is not None and wanted.isdecimal():
-        # The index may belong to another device by now.
-        raise kind.error(f"{kind.name} {lost.name!r} is gone")
-    return select_device(devices, wanted, kind)
-
-
-def choose_channels(device: Device, wanted: int | None, rate: int) -> int:
-    """Return how many channels to record at `rate`: `wanted`, else one if the device allows it.
-
-    Raises: SourceError if the device has fewer than `wanted`.
-    """
+def records_mono(device: Device, rate: int) -> bool:
+    """Whether PortAudio can record one channel of a device that may have more."""
     library = portaudio()
-    if wanted is not None:
-        if wanted > device.channels:
-            raise SourceError(
-                f"--split-channels names {wanted} speakers, "
-                f"microphone {device.name!r} has {device.channels} channels"
-            )
-        return wanted
     try:
         library.check_input_settings(device.index, channels=1, dtype="int16", samplerate=rate)
     except library.PortAudioError:
-        return min(device.channels, _MAX_CHANNELS)
-    return 1
+        return False
+    return True
 
 
 def error_text(error: Exception) -> str:
@@ -262,7 +188,3 @@ def error_text(error: Exception) -> str:
     # The arguments are a text, a number and, if the host API failed, (index, number, text).
     details = error.args[2][2] if len(error.args) > 2 else ""
     return f"{error.args[0]}" + (f" ({details})" if details else "")
-
-
-def _listed(devices: Sequence[Device]) -> str:
-    return ", ".join(f"{device.index} {device.name}" for device in devices)

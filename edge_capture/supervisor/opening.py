@@ -28,12 +28,16 @@ _MAX_URL_BYTES = 4096
 async def open_source(table: SourceTable) -> Source:
     """Open a source. It has audio when this returns, or is a microphone that records.
 
-    Cancel-safe. Raises: SourceError.
+    A microphone is waited for. Cancel-safe. Raises: SourceError, SourceLost.
     """
     if isinstance(table, MicrophoneTable):
         from ..sources.microphone import MicrophoneSource
 
-        return MicrophoneSource(microphone_settings(table), table.split)
+        microphone = MicrophoneSource(
+            microphone_settings(table), table.split, table.chunk_ms / 1000
+        )
+        await microphone.open()
+        return microphone
     if isinstance(table, FileTable):
         from ..sources.decoded import open_file
 
@@ -97,9 +101,14 @@ def read_url(path: Path | None) -> str:
 
 def microphone_settings(table: MicrophoneTable) -> MicrophoneSettings:
     """The settings of a microphone. What the file does not say comes from the environment."""
-    given: dict[str, object] = {"device_wait_seconds": table.device_wait_seconds}
+    given: dict[str, object] = {
+        "device_wait_seconds": table.device_wait_seconds,
+        "device_return_seconds": table.device_return_seconds,
+    }
+    if table.device_channels:
+        given["device_channels"] = table.device_channels
     if table.device is not None:
-        given["device"] = ",".join(table.device)
+        given["device"] = table.device
     if table.device_rate is not None:
         given["device_rate"] = table.device_rate
     return MicrophoneSettings(**given)  # type: ignore[arg-type]

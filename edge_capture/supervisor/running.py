@@ -15,7 +15,7 @@ from natterjack.telemetry.log import fields
 
 from ..capture.reading import Reading
 from ..capture.take import Take
-from ..config.models import FileTable, MicrophoneTable
+from ..config.models import FileTable
 from ..delivery.chain import announce
 from ..delivery.link import Link
 from ..keep.directory import KeepDirectory
@@ -268,8 +268,10 @@ class RunningSource:
                     opening.result().close()
 
     async def _close(self, source: Source) -> None:
-        if isinstance(self.plan.table, MicrophoneTable):
-            await asyncio.to_thread(source.close)  # a dead device takes 2 s
+        from ..sources.microphone import MicrophoneSource
+
+        if isinstance(source, MicrophoneSource):
+            await source.aclose()  # a dead device takes 2 s
         else:
             source.close()
 

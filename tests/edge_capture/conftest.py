@@ -152,6 +152,25 @@ class SoundServer:
         )
         return ended.returncode == 0
 
+    def plug_in(self, name: str, monitor: str = "virt.monitor") -> None:
+        """Add a microphone that records what a loudspeaker plays, also one that is not there."""
+        sink = monitor.removesuffix(".monitor")
+        if sink != "virt":
+            assert self._control("load-module", "module-null-sink", f"sink_name={sink}")
+        assert self._control(
+            "load-module", "module-remap-source", f"master={monitor}", f"source_name={name}"
+        )
+
+    def unplug(self, name: str) -> None:
+        """Remove a microphone that was plugged in."""
+        listed = subprocess.check_output(
+            ["pactl", "list", "short", "modules"], env=self._everything, text=True
+        )
+        (number,) = [
+            line.split("\t")[0] for line in listed.splitlines() if f"source_name={name}" in line
+        ]
+        assert self._control("unload-module", number)
+
     @property
     def pid(self) -> int:
         assert self._process is not None

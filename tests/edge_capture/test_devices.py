@@ -3,11 +3,14 @@ from __future__ import annotations
 import pytest
 
 from edge_capture.errors import SourceError
+from edge_capture.settings import MicrophoneSettings
 from edge_capture.sources import devices
-from edge_capture.sources.devices import (
+from edge_capture.sources.choice import (
     LOUDSPEAKER,
     MICROPHONE,
+    Ambiguous,
     Device,
+    choose_preferred,
     reselect_device,
     select_device,
 )
@@ -42,7 +45,7 @@ def test_a_whole_name_takes_precedence_over_a_part() -> None:
     [
         ("webcam", "no microphone is named 'webcam'; available: 0 pulse, 1 USB headset, 2 default"),
         ("99", "no microphone is named '99'"),
-        ("ul", "several microphones match 'ul'; use an index: 0 pulse, 2 default"),
+        ("ul", "several microphones match 'ul'; use a whole name or an index: 0 pulse, 2 default"),
     ],
 )
 def test_a_wrong_name_is_refused(wanted: str, message: str) -> None:
@@ -87,3 +90,52 @@ def test_a_microphone_that_is_looked_for_does_not_end_another_one(
     streams.closed(other)
     with pytest.raises(AssertionError, match="restarted"):
         streams.restart_for(MICROPHONE)
+
+
+def source(name: str, description: str = "", *, monitor: bool = False) -> Device:
+    return Device(None, name, "PulseAudio", 2, 48_000, False, description, monitor)
+
+
+SOURCES = [
+    source("alsa_input.usb-Jabra", "Jabra Speak"),
+    source("alsa_input.pci", "Built-in Audio"),
+    source("alsa_output.usb-Jabra.monitor", "Monitor of Jabra Speak", monitor=True),
+]
+
+
+@pytest.mark.parametrize(
+    ("preferences", "index", "rank"),
+    [
+        (["jabra", "pci"], 0, 0),
+        (["webcam", "*.pci"], 1, 1),
+        (["built-in audio"], 1, 0),
+        (["*.monitor"], 2, 0),
+        (["alsa_output.usb-Jabra.monitor"], 2, 0),
+    ],
+)
+def test_the_first_preferred_microphone_that_is_there_is_chosen(
+    preferences: list[str], index: int, rank: int
+) -> None:
+    """A monitor of a loudspeaker is meant only if no microphone is."""
+    assert choose_preferred(SOURCES, preferences) == (SOURCES[index], rank)
+
+
+def test_a_microphone_that_does_not_work_is_chosen_last() -> None:
+    failed = [SOURCES[0].key]
+    assert choose_preferred(SOURCES, ["jabra", "pci"], avoided=failed).rank == 1
+    assert choose_preferred(SOURCES, ["jabra"], avoided=failed).rank == 0
+
+
+def test_the_same_microphone_is_chosen_again_among_several() -> None:
+    with pytest.raises(Ambiguous, match="several microphones match 'alsa_input'"):
+        choose_preferred(SOURCES, ["alsa_input"])
+    known = {0: SOURCES[1].key}
+    assert choose_preferred(SOURCES, ["alsa_input"], known).device == SOURCES[1]
+    assert choose_preferred(DEVICES, ["1"], {0: DEVICES[0].key}).device == DEVICES[0]
+    with pytest.raises(SourceError, match="no microphone is named '1'"):
+        choose_preferred(DEVICES, ["1"], {0: ("ALSA", "gone")})
+
+
+def test_names_with_commas_in_parentheses_are_one() -> None:
+    found = MicrophoneSettings(device=" HDA: ALC257 (hw:0,0), Jabra,,")
+    assert found.device == ("HDA: ALC257 (hw:0,0)", "Jabra")

@@ -6,6 +6,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from edge_capture import settings
+from edge_capture.options.playing import PlaySettings
 from edge_capture.parser import make_parser
 from natterjack.errors import UsageError
 from natterjack.settings import load
@@ -19,7 +20,7 @@ def variables(model: type[BaseSettings]) -> set[str]:
 def test_an_empty_path_is_not_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     for model, name, says in (
         (settings.SpoolSettings, "spool", "EDGE_SPOOL.*: .*the path is empty"),
-        (settings.PlaySettings, "file", "EDGE_PLAY_FILE.*: .*the path is empty"),
+        (PlaySettings, "file", "EDGE_PLAY_FILE.*: .*the path is empty"),
     ):
         with pytest.raises(UsageError, match=says):
             load(model, argparse.Namespace(**{f"{model.__name__}.{name}": ""}))

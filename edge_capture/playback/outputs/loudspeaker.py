@@ -16,19 +16,16 @@ from natterjack.telemetry.log import fields
 from natterjack.voice.audio import FRAME_BYTES
 
 from ...errors import EdgeError, OutputError
-from ...settings import PlaySettings
+from ...options.playing import PlaySettings
 from ...sources import DEVICE_THREADS
 from ...sources.boot_clock import boot_time
+from ...sources.choice import LOUDSPEAKER, Device, reselect_device, select_device
 from ...sources.devices import (
-    LOUDSPEAKER,
     STREAMS,
-    Device,
     do_not_wait_at_exit,
     error_text,
     list_devices,
     portaudio,
-    reselect_device,
-    select_device,
 )
 from ..playout import Playout
 

@@ -118,7 +118,7 @@ _LATE = """
 import asyncio
 from edge_capture.playback.outputs import loudspeaker
 from edge_capture.playback.playout import Playout, PlayOptions
-from edge_capture.settings import PlaySettings
+from edge_capture.options.playing import PlaySettings
 from edge_capture.sources.boot_clock import boot_time
 from natterjack.voice.audio import SpeechHeader
 from natterjack.emulators import tones
@@ -219,7 +219,7 @@ async def test_a_signal_while_the_loudspeaker_is_away(
     ("arguments", "words"),
     [
         (["--device", "kitchen"], "no loudspeaker is named 'kitchen'; available: 0 pulse"),
-        (["--device", "ul"], "several loudspeakers match 'ul'; use an index"),
+        (["--device", "ul"], "several loudspeakers match 'ul'; use a whole name or an index"),
     ],
     ids=["unknown", "several"],
 )

@@ -1,0 +1,1 @@
+"""Settings of what the edge plays on, apart from those of what it captures."""

@@ -1,0 +1,1 @@
+"""Microphones that are recorded: which one is found, what of it is taken, and when it is left."""
