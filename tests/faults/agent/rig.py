@@ -34,7 +34,7 @@ TENANT, AGENT = "t", "room"
 MICROPHONES = {"front": ("virt", "mic"), "back": ("virt2", "mic2")}
 """The sources that are microphones, with their sink, which speaks to them, and their name."""
 SOURCES = (*MICROPHONES, "pipe", "radio")
-_APART = 9000
+_APART = 18_000
 """Words between the first ones of two sources."""
 _ALSA = """
 pcm.{0} {{ type pulse device {0} hint {{ show on description "{0}" }} }}

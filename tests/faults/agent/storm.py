@@ -32,7 +32,7 @@ from .account import HEAD, Account
 from .rig import MICROPHONES, SOURCES, AgentRig
 
 _DISK_BYTES = 24 << 20
-_SETTLE_SECONDS = (2.0, 6.0)
+_SETTLE_SECONDS = (1.0, 3.0)
 Say = Callable[[str], None]
 
 
@@ -325,6 +325,7 @@ def main() -> int:
     parser.add_argument("--log", type=Path, help="file for the log of all agents")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing behind
     _say(f"seed {arguments.seed}")
     outcome = asyncio.run(storm(arguments.faults, arguments.seed, _say))
     print(f"{environment()}; seed {arguments.seed}\n")

@@ -21,7 +21,7 @@ RATE = 16_000
 _BLOCK_S = 0.04
 _PHRASE = 8
 _PAUSE_S = 0.8
-_WORDS = tones.sequence(40_000)
+_WORDS = tones.sequence(75_000)
 _MOST_UNSENT_BYTES = 64_000
 
 

@@ -22,7 +22,7 @@ _VOICE_RATE = 48_000
 _PHRASE = 8
 _PAUSE_SECONDS = 0.8
 _RETRY_SECONDS = 0.3
-_ALL_WORDS = tones.sequence(10_000)
+_ALL_WORDS = tones.sequence(75_000)
 
 
 def boot_time() -> float:
