@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -42,7 +41,7 @@ class IdentitySettings(BaseSettings):
             return self.identity
         if given := os.environ.get("STATE_DIRECTORY"):  # systemd's; several have colons between
             return Path(given.partition(":")[0]) / "identity"
-        if sys.platform == "win32":
+        if not hasattr(os, "geteuid"):  # on Windows
             return Path(os.environ.get("PROGRAMDATA", "C:/ProgramData")) / _NAME / "identity"
         if os.geteuid() == 0:
             return Path("/var/lib") / _NAME / "identity"
