@@ -56,6 +56,7 @@ class Rig:
         self._worker_settings = worker
         self._clock = directory / "suspended"
         self._suspended = 0.0
+        self._ahead = 0.0
         self._started = 0.0
         self._edges = 0
 
@@ -122,7 +123,12 @@ class Rig:
     def suspend(self, seconds: float) -> None:
         """Let the machine of the edge have been suspended for so long."""
         self._suspended += seconds
-        suspended.write(self._clock, self._suspended)
+        suspended.write(self._clock, self._suspended, self._ahead)
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the wall clock of the edge's machine ahead, or back if negative."""
+        self._ahead += seconds
+        suspended.write(self._clock, self._suspended, self._ahead)
 
     async def budget(self, seconds: int) -> None:
         """Set the tenant's budget."""
@@ -193,7 +199,8 @@ class Rig:
         except AssertionError as error:
             self.problems.append(str(error))
         # On a busy machine the edge goes on capturing until it gets to handle the signal.
-        late = ((self._stopped_at() or signaled) - signaled).total_seconds() - self._suspended
+        late = ((self._stopped_at() or signaled) - signaled).total_seconds()
+        late -= self._suspended + self._ahead
         if late > _NOTED_SECONDS:
             self.notes.append(f"the edge handled the signal {late:.2f} s after it was sent")
         result.wall = ended + late + self._suspended - self._started

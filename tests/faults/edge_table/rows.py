@@ -118,6 +118,11 @@ def agent_stopped(seconds: float) -> Happening:
     return happens
 
 
+async def clock_set_back(rig: Rig) -> None:
+    rig.set_clock(-3600)
+    await asyncio.sleep(AFTER_SECONDS)
+
+
 async def suspended(rig: Rig) -> None:
     rig.suspend(150)
 
@@ -229,6 +234,7 @@ def rows(minutes: float = DEFAULT_MINUTES) -> dict[str, Row]:
         "agent-stopped-20": Row("agent stopped for 20 s", agent_stopped(20)),
         "agent-stopped-60": Row("agent stopped for 60 s", agent_stopped(60)),
         "suspended": Row("machine suspended for 150 s (stand-in clock)", suspended),
+        "clock-set-back": Row("clock set back by an hour (stand-in clock)", clock_set_back),
         "overloaded": Row(
             f"machine overloaded for {_OVERLOADED_SECONDS} s", overloaded, alone=True
         ),

@@ -1,7 +1,8 @@
 """The edge program with a clock that jumps, as that of a machine does that was suspended.
 
-The file that SUSPENDED_SECONDS names has the seconds spent in suspension, as a double. The boot
-clock and the wall clock are so far ahead; the monotonic clock stands still in suspension.
+The file that SUSPENDED_SECONDS names has two doubles. The first is the time spent in suspension:
+the boot clock and the wall clock are so far ahead; the monotonic clock stands still in suspension.
+The second is the time by which somebody has set the wall clock ahead, or back if negative.
 
 At SIGUSR1 it writes what each of its threads does into a file beside that one.
 """
@@ -18,14 +19,14 @@ import time
 from pathlib import Path
 
 _AHEAD = (time.CLOCK_BOOTTIME, time.CLOCK_REALTIME)
-_SECONDS = struct.Struct("d")
+_SECONDS = struct.Struct("dd")
 SHOW_STACKS = signal.SIGUSR1
 
 
-def write(path: Path, seconds: float) -> None:
-    """Set the seconds spent in suspension."""
+def write(path: Path, seconds: float, ahead: float = 0.0) -> None:
+    """Set the seconds spent in suspension, and those by which the wall clock was set ahead."""
     with path.open("r+b" if path.exists() else "wb") as file:
-        file.write(_SECONDS.pack(seconds))
+        file.write(_SECONDS.pack(seconds, ahead))
 
 
 def stacks_of(clock: Path, pid: int) -> Path:
@@ -37,18 +38,21 @@ def _install(path: str) -> None:
     with open(path, "r+b") as file:
         shared = mmap.mmap(file.fileno(), _SECONDS.size)
 
-    def away() -> float:
-        return float(_SECONDS.unpack(shared[: _SECONDS.size])[0])
+    def away(clock: int) -> float:
+        slept, ahead = _SECONDS.unpack(shared[: _SECONDS.size])
+        return float(slept + ahead if clock == time.CLOCK_REALTIME else slept)
 
-    def away_ns() -> int:
-        return round(away() * 1e9)
+    def away_ns(clock: int) -> int:
+        return round(away(clock) * 1e9)
 
     real, real_ns = time.clock_gettime, time.clock_gettime_ns
     wall, wall_ns = time.time, time.time_ns
-    time.clock_gettime = lambda clock: real(clock) + (away() if clock in _AHEAD else 0.0)
-    time.clock_gettime_ns = lambda clock: real_ns(clock) + (away_ns() if clock in _AHEAD else 0)
-    time.time = lambda: wall() + away()
-    time.time_ns = lambda: wall_ns() + away_ns()
+    time.clock_gettime = lambda clock: real(clock) + (away(clock) if clock in _AHEAD else 0.0)
+    time.clock_gettime_ns = lambda clock: (
+        real_ns(clock) + (away_ns(clock) if clock in _AHEAD else 0)
+    )
+    time.time = lambda: wall() + away(time.CLOCK_REALTIME)
+    time.time_ns = lambda: wall_ns() + away_ns(time.CLOCK_REALTIME)
 
 
 if __name__ == "__main__":
