@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import from_json
 
 from .audio import (
+    BYTES_PER_SAMPLE,
     MAX_FLAC_CHANNELS,
     MAX_SAMPLE_RATE,
     MIN_SAMPLE_RATE,
@@ -158,7 +159,9 @@ class SessionSpec(BaseModel):
 
     def frames(self, payload: bytes) -> int:
         """The number of frames in a chunk's payload, without decoding it. Raises: BadChunk."""
-        return self.audio_format.frames(self.decoded_bytes(payload))
+        if self.encoding == "flac":
+            return self.audio_format.frames(self.decoded_bytes(payload))
+        return len(payload) // (BYTES_PER_SAMPLE[self.encoding] * self.channels)
 
     def stored(self) -> dict[str, Any] | None:
         """The request as closing events keep it, so that it can be repeated; None if it is larger

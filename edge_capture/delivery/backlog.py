@@ -145,13 +145,9 @@ class Backlog:
         """Record that the session's chunks are no longer needed."""
 
     def _numbered(self, seq: int, chunk: Chunk) -> tuple[int, Chunk]:
-        own = parse_notes(chunk.note)
         gap = chunk.pos != self._taken_pos and seq == self._next_seq
-        if gap and gap_cause(chunk.note) == UNNAMED_GAP:
-            own = (Note(DROPPED, ended=True), *own)  # whatever else was lost is named
-        if own or self._notes_left:
-            taken, self._notes_left = spread_notes(self._notes_left, own)
-            chunk = chunk._replace(note=join_notes(taken))
+        if gap or chunk.note or self._notes_left:
+            chunk = self._noted(chunk, gap=gap)
         self._taken_pos = chunk.pos + self.spec.frames(chunk.payload)
         self._next_seq = seq + 1
         if self._overflowing and not len(self):
@@ -163,6 +159,14 @@ class Backlog:
                 extra=fields(session=str(self.spec.key)),
             )
         return seq, chunk
+
+    def _noted(self, chunk: Chunk, *, gap: bool) -> Chunk:
+        """Return the chunk with the notes that it has room for. There is a `gap` before it."""
+        own = parse_notes(chunk.note)
+        if gap and gap_cause(chunk.note) == UNNAMED_GAP:
+            own = (Note(DROPPED, ended=True), *own)  # whatever else was lost is named
+        taken, self._notes_left = spread_notes(self._notes_left, own)
+        return chunk._replace(note=join_notes(taken))
 
     def _count_dropped(self, frames: int) -> None:
         self.dropped_frames += frames

@@ -94,6 +94,7 @@ POINTS = [
     _checkpoint("handed-over-checkpoint", lambda f: f["state"] == "handed over", drain=True),
     _answer("nak", "-NAK", drain=True),
     _event("usage", "usage"),
+    _event("notice", "notice", n=3),
     _status("closed"),
     _checkpoint("closed-checkpoint", lambda fields: fields["closed"]),
     _answer("ack", ""),
@@ -154,7 +155,12 @@ class Stage:
         )
         await until(lambda: _ready(self.victim.worker, 200), "the victim is connected")
         key = f"c{next(self._keys)}"
-        return Speaker(self.settings, 12, speed=5, phrase_words=4, conversation=key)
+        speaker = Speaker(self.settings, 12, speed=5, phrase_words=4, conversation=key)
+        speaker.notes = {
+            10: "input_low,of_a_later_release", 20: "input_low:end", 21: "muted:end,muted",
+            45: "busy:end", 60: "input_dead",
+        }  # fmt: skip
+        return speaker
 
     async def _clear(self) -> None:
         """Remove everything that a failed test left."""
@@ -355,6 +361,7 @@ async def _audit_end(stage: Stage, speaker: Speaker) -> Transcript:
         transcript.events, speaker.words, speaker.places, captured_seconds=speaker.seconds
     )
     assert found.clean, f"{found}\n{transcript.describe()}"
+    transcript.audit_notices(speaker)
     checkpoint = await stage.checkpoint(speaker.spec)
     assert checkpoint is not None
     assert checkpoint.closed

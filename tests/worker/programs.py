@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -26,10 +27,12 @@ from natterjack.events import (
     Event,
     FinalEvent,
     InterimEvent,
+    NoticeEvent,
     StatusEvent,
     TurnEvent,
     parse_event,
 )
+from natterjack.notices import Note, changes, label, parse_notes
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
@@ -205,6 +208,8 @@ class Speaker:
         self.spoken_seconds = 0.0
         self.left_out: set[int] = set()
         """Numbers of chunks that are never published."""
+        self.notes: dict[int, str] = {}
+        """The Audio-Note of chunks, by their numbers."""
         self._settings = settings
         self._speed = speed
         self._clock = clock
@@ -265,7 +270,10 @@ class Speaker:
                 if self.spec.encoding == "flac":
                     chunk = encode(chunk)
                 last = end and (seq + 1) * size >= len(self.pcm)
-                header = ChunkHeader(self.spec.session_id, seq, seq * frames, self._clock(), last)
+                header = ChunkHeader(
+                    self.spec.session_id, seq, seq * frames, self._clock(), last,
+                    self.notes.get(seq, ""),
+                )  # fmt: skip
                 await self._publish(
                     audio_subject(self.spec.key), chunk, encode_chunk_headers(header)
                 )
@@ -312,6 +320,22 @@ class Transcript:
         found = audit(self.events, speaker.words, speaker.places, gaps=gaps, mutated=estimated)
         assert found.clean, f"{found}\n{self.describe()}"
         assert self.turns
+        self.audit_notices(speaker)
+
+    def audit_notices(self, speaker: Speaker) -> None:
+        """Assert that every notice of the audio appears once, in order, and is on the account."""
+        frames = speaker.spec.sample_rate * 80 // 1000
+        notes = [
+            (seq * frames, note)
+            for seq, text in sorted(speaker.notes.items())
+            for note in changes(parse_notes(text))
+        ]
+        events = [event for event in self.events if isinstance(event, NoticeEvent)]
+        assert [event.notice for event in events] == list(range(len(notes))), self.describe()
+        assert [(e.audio_position, Note(e.code, e.state == "ends")) for e in events] == notes
+        account = self.closing[0].account if self.closing else None
+        if account is not None:
+            assert account.notices == Counter(label(note.code) for _, note in notes)
 
     def describe(self) -> str:
         """Describe the events in order, for a failing test."""
