@@ -37,7 +37,7 @@ class Published(NamedTuple):
 class Notices:
     """The notices of one session."""
 
-    __slots__ = ("_met_until", "_pending", "_published", "counted_until", "counts")
+    __slots__ = ("_last", "_met_until", "_pending", "_published", "counted_until", "counts")
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -47,6 +47,8 @@ class Notices:
         self._met_until = -1
         """The position up to which this worker has met notices."""
         self._pending: deque[Notice] = deque()
+        self._last: Published | None = None
+        """The last one that is known to be published."""
         self._published: int | None = None
         """How many were published; None until that was read."""
 
@@ -73,7 +75,9 @@ class Notices:
         found = changes(parse_notes(note))
         # Those that no worker will publish are not kept.
         room = max(0, MAX_PUBLISHED - (self._published or 0) - len(self._pending))
-        self._pending += (Notice(position, each, time_ns) for each in found[:room])
+        self._pending += (
+            Notice(position, each, time_ns) for each in self._later(position, found)[:room]
+        )
         if position <= self.counted_until:
             return []
         self.counted_until = position
@@ -83,15 +87,25 @@ class Notices:
 
     def resume(self, published: int, last: Published | None) -> None:
         """Note that the session has published so many, and which is the last one of its audio.
-        What is not later than that one is not pending."""
+        What is not later than that one is not to be published, whenever it is met."""
         self._published = published
-        while self._pending and last is not None:
-            first = self._pending[0]
-            if first.position > last.position:
-                break
-            self._pending.popleft()
-            if first.position == last.position and first.note == last.note:
-                break
+        if last is None or last == self._last:
+            return
+        self._last = last
+        same = [each.note for each in self._pending if each.position == last.position]
+        later = self._later(last.position, same)
+        same = same[: len(same) - len(later)]
+        kept = [each for each in self._pending if each.position >= last.position]
+        self._pending = deque(kept[len(same) :])
+
+    def _later(self, position: int, notes: list[Note]) -> list[Note]:
+        """The notices at a position that come after the last one that was published."""
+        last = self._last
+        if last is None or position > last.position:
+            return notes
+        if position < last.position or last.note not in notes:
+            return []
+        return notes[notes.index(last.note) + 1 :]
 
     def next(self) -> tuple[int, Notice] | None:
         """The next notice to publish, with its number in the session; None if there is none, or
@@ -105,7 +119,8 @@ class Notices:
         """Note that the next notice is stored."""
         assert self._published is not None
         self._published += 1
-        self._pending.popleft()
+        position, note, _ = self._pending.popleft()
+        self._last = Published(position, note)
 
     def drop(self) -> None:
         """Give up all that are pending: the stream does not take them."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -228,3 +229,46 @@ async def test_a_stream_that_takes_no_notices_does_not_stop_a_session() -> None:
     await made.publish_notices()
     assert not made.account_builder.notices.pending
     assert made.closing_account().notices == {"input_dead": 1, OTHER: 1}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [
+            ("read", 1),
+            ("publish", 0),
+            ("read", 1),
+            ("publish", 0),
+            ("die", 0),
+            ("read", 1),
+            ("publish", 0),
+        ],
+        [("read", 1), ("publish", 0), ("read", 1), ("before", 1), ("publish", 0)],
+        [("read", 2), ("after", 1), ("publish", 0), ("die", 0), ("read", 1), ("after", 0)],
+    ],
+)
+async def test_notices_that_a_worker_meets_after_it_has_asked(steps: list[Step]) -> None:
+    notes = ["input_low,later_code", "input_low:end,muted", "busy:end"]
+    broker, _ = await run(notes, steps)
+    assert [code for _, code, _ in broker.notices()] == [
+        "input_low", "later_code", "input_low", "muted", "busy",
+    ]  # fmt: skip
+
+
+async def test_a_publish_that_is_cut_off_between_the_notices_of_a_chunk() -> None:
+    broker = Broker()
+    made = progress(SPEC, broker)
+    made.account_builder.notice(chunk(0, "a,b,c"))
+    stored = broker.durable
+
+    async def second_is_cut(kind: EventKind, make: Callable[[int], bytes]) -> None:
+        if len(broker.events) == 1:
+            broker.cut = "before"
+        await stored(kind, make)
+
+    broker.durable = second_is_cut  # type: ignore[method-assign]
+    with pytest.raises(asyncio.CancelledError):
+        await made.publish_notices()
+    broker.durable = stored  # type: ignore[method-assign]
+    await made.publish_notices()
+    assert [code for _, code, _ in broker.notices()] == ["a", "b", "c"]
