@@ -8,8 +8,10 @@ import json
 import signal
 import stat
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ from natterjack.errors import BrokerUnreachable
 from natterjack.settings import StreamSettings
 from tests.natterjack.cli.commands import Command
 from tests.natterjack.enrollment.signed import SignedServer
-from tests.waiting import soon, until
+from tests.waiting import bound, soon, until
 
 from ..program import Edge, announced
 
@@ -241,6 +243,42 @@ async def test_killed_registrars_and_edges_use_an_invitation_once(
         found = await enrolled(token, identity)
     assert found.public_key == key.public
     assert await used(server, token) == 1
+
+
+async def test_credentials_are_renewed_during_a_capture(
+    server: SignedServer, tmp_path: Path
+) -> None:
+    identity, done = tmp_path / "identity", threading.Event()
+    async with registrar(server, REGISTRAR_LIFETIME_HOURS=str(bound(15) / 3600)):
+        await enrolled(await server.invite(), identity)
+        first = (identity / "edge.creds").read_text()
+        with edge(
+            tmp_path, identity, "stdin", "--conversation", "long", "--speed", "1"
+        ) as capturing:
+            stdin = capturing.process.stdin
+            assert stdin is not None
+            feeding = asyncio.create_task(asyncio.to_thread(_feed, stdin, done))
+            try:
+                await capturing.says("NATS connection is back", 60)
+            finally:
+                done.set()
+                seconds = await feeding
+            assert await capturing.exit_code() == 0, capturing.stderr
+    assert (identity / "edge.creds").read_text() != first
+    assert stat.S_IMODE((identity / "edge.creds").stat().st_mode) == 0o600
+    assert await stored(server, "acme.long.speaker") >= seconds * 1000 // 80
+
+
+def _feed(stdin: IO[bytes], done: threading.Event) -> int:
+    """Write whole seconds of audio until the test is done. Returns how many."""
+    seconds = 0
+    with contextlib.suppress(BrokenPipeError):  # the edge has ended, which its status tells
+        while not done.is_set():
+            stdin.write(bytes(32_000))
+            stdin.flush()
+            seconds += 1
+        stdin.close()
+    return seconds
 
 
 async def test_a_clone_enrolls_anew(server: SignedServer, tmp_path: Path) -> None:
