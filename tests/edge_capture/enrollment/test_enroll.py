@@ -19,7 +19,7 @@ import soundfile
 
 from edge_capture.enrollment.enroll import enroll
 from edge_capture.enrollment.identity import Enrollment, Identity
-from edge_capture.enrollment.machine import Machine
+from edge_capture.enrollment.machine import Machine, read_machine
 from edge_capture.errors import EnrollmentRefused
 from natterjack.broker import streams
 from natterjack.broker.connection import connected
@@ -250,7 +250,7 @@ async def test_credentials_are_renewed_during_a_capture(
 ) -> None:
     identity, done = tmp_path / "identity", threading.Event()
     async with registrar(server, REGISTRAR_LIFETIME_HOURS=str(bound(15) / 3600)):
-        await enrolled(await server.invite(), identity)
+        await enrolled(await server.invite(), identity, machine=read_machine())
         first = (identity / "edge.creds").read_text()
         with edge(
             tmp_path, identity, "stdin", "--conversation", "long", "--speed", "1"
