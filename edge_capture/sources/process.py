@@ -31,6 +31,7 @@ _MAX_PENDING_S = 60.0
 """Audio that is held while nothing takes it. Beyond it, the program waits."""
 _STALL_S = 20.0
 """A program that writes nothing for so long is started again."""
+_EXIT_CHECK_S = 1.0
 _OPEN_S = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _END_S = 2.0
@@ -191,6 +192,11 @@ class _Program:
             status_text = "it has ended" if not status else f"exit status {status}"
         return f"{words} ({status_text})" if words else status_text
 
+    @property
+    def exited(self) -> bool:
+        """Whether it has ended, even if what it has started holds its standard output open."""
+        return self.ended or self._process.poll() is not None
+
     async def end(self) -> None:
         """Ask it to end, and kill it if it does not."""
         self._signal(signal.SIGTERM)
@@ -294,10 +300,11 @@ class ProcessSource:
         try:
             while True:
                 program.wanted_bytes = self.wanted_frames * self.format.frame_bytes
-                await program.wait(max(0.0, program.heard_at + _STALL_S - time.monotonic()))
+                silent_s = time.monotonic() - program.heard_at
+                await program.wait(max(0.0, min(_EXIT_CHECK_S, _STALL_S - silent_s)))
                 if (block := self._take(program)) is not None:
                     yield block
-                elif program.ended or time.monotonic() - program.heard_at >= _STALL_S:
+                elif program.exited or time.monotonic() - program.heard_at >= _STALL_S:
                     program = await self._restarted(program)
         finally:
             program.read_rest()
@@ -325,7 +332,7 @@ class ProcessSource:
         self._gap = True
         lost_at = time.monotonic()
         pause, said = _FIRST_PAUSE_S, ""
-        why = "no audio" if not program.ended else ""
+        why = "" if program.exited else "no audio"
         await program.end()
         why = why or program.complaint()
         while True:
