@@ -53,7 +53,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"services", "trace", "drain", "fitting", "joint", "dialing"},
         {"session"},
         {"voice"},
-        {"claim", "stream_watch"},
+        {"claim", "stream_watch", "edge_watch"},
         {"health"},
         {"__main__"},
         {"start"},

@@ -57,6 +57,7 @@ from worker.providers.loading import Providers, Voices
 from worker.services import Services
 
 from .claim import Claimer
+from .edge_watch import EdgeWatch
 from .health import Health
 from .metrics import Metrics
 from .settings import WorkerSettings
@@ -295,6 +296,9 @@ async def _run(
                     services.voices.watch(),
                     _restore_streams(services, stream_settings),
                     watch.run(services.broker, services.js, services.restore),
+                    EdgeWatch(services.metrics, settings.edges_seconds, settings.metrics_edges).run(
+                        services.broker
+                    ),
                     notify_systemd(stopping, stop_seconds),
                 )
             ]

@@ -61,6 +61,7 @@ class Metrics:
         self._providers()
         self._money()
         self._voice()
+        self._edges()
         self._process()
         # Create these series at zero, because `rate` misses an event that creates its series.
         for outcome in ("closed", "failed", "handed_over", "lost", "busy", "crashed", "rejected"):
@@ -317,6 +318,34 @@ class Metrics:
         )
         self.voice_republished = self._counter(
             "voice_republished_chunks_total", "Chunks published again because a player lacked them"
+        )
+
+    def _edges(self) -> None:
+        edge = ("tenant", "agent")
+        self.edges = self._gauge(
+            "edges", "Edges that are known, the same for every worker, by state", "state"
+        )
+        self.edge_seen = self._gauge(
+            "edge_seen_seconds", "Seconds since an edge has last reported", *edge
+        )
+        self.edge_absent = self._gauge(
+            "edge_absent",
+            "1 while an edge does not report, although it has not said that it stopped",
+            *edge,
+        )
+        self.edge_findings = self._gauge(
+            "edge_input_findings",
+            "Sources of an edge whose input has this finding now, by the code of its notice",
+            *edge,
+            "code",
+        )
+        self.edge_spool = self._gauge(
+            "edge_spool_ratio", "Share of the spool of an edge that is used", *edge
+        )
+        self.edge_clock = self._gauge(
+            "edge_clock_offset_seconds",
+            "How far the clock of an edge is ahead of the broker's",
+            *edge,
         )
 
     def _process(self) -> None:

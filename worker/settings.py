@@ -143,6 +143,17 @@ class WorkerSettings(BaseSettings):
     metrics_tenants: int = described(
         50, "tenants with their own metric label; all further ones share the label `other`", ge=0
     )
+    metrics_edges: int = described(
+        500,
+        "edges with metrics of their own, by name; further ones are only counted",
+        ge=0,
+    )
+    edges_seconds: float = described(
+        15,
+        "seconds between two looks at what edges report, for metrics; 0: this worker has no "
+        "metrics of edges",
+        ge=0,
+    )
     final_goal_seconds: float = described(
         5,
         "seconds after its capture within which speech should be final; "

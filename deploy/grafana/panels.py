@@ -435,6 +435,48 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
     ),
+    "Edges": (
+        Panel(
+            "Edges", "Edges that are known, by state. Every worker reports the same number.",
+            "short", ((_gauge("max", "edges", "state"), "{{state}}"),),
+        ),
+        Panel(
+            "Absent edges", "1 while an edge does not report, although it has not said that it "
+            "stopped.", "short",
+            ((f"{_gauge('max', 'edge_absent', 'tenant, agent')} > 0", "{{tenant}}.{{agent}}"),),
+        ),
+        Panel(
+            "Findings of inputs", "Sources whose input has a finding now: dead, clipped, too low.",
+            "short",
+            ((
+                _gauge("max", "edge_input_findings", "tenant, agent, code"),
+                "{{tenant}}.{{agent}} {{code}}",
+            ),),
+        ),
+        Panel(
+            "Spools of edges", "Share of the spool that is used by audio that NATS has not stored. "
+            "The ten fullest.", "percentunit",
+            ((
+                f"topk(10, {_gauge('max', 'edge_spool_ratio', 'tenant, agent')})",
+                "{{tenant}}.{{agent}}",
+            ),), limit=0.5,
+        ),
+        Panel(
+            "Last report", "Time since an edge has last reported. The ten longest.", "s",
+            ((
+                f"topk(10, {_gauge('max', 'edge_seen_seconds', 'tenant, agent')})",
+                "{{tenant}}.{{agent}}",
+            ),),
+        ),
+        Panel(
+            "Clocks of edges", "How far the clock of an edge is off the broker's. The ten "
+            "furthest.", "s",
+            ((
+                "topk(10, max by (tenant, agent) (abs("
+                f"{_series('edge_clock_offset_seconds')})))", "{{tenant}}.{{agent}}",
+            ),), limit=2,
+        ),
+    ),
     "Process": (
         Panel(
             "Event-loop delay", "Delay of timers of the event loop. Beyond 0.1 s, the worker has "

@@ -24,7 +24,9 @@ LABELS = {
     "outcome": "`closed`, `failed`: the session has ended. `handed_over`, `lost`, `busy` (an "
     "earlier session uses the key), `crashed` (an unexpected error of the worker): the session "
     "returns to the queue. `rejected`: the request was invalid and is discarded",
-    "state": "`waiting`, `leased`",
+    "agent": "name of an edge",
+    "state": "of the queue: `waiting`, `leased`. Of edges: `running`, `ending`, `stopped`, "
+    "`absent`, `other`",
     "cause": "of errors and recoveries: `connect`, `rate_limit`, `server_error` (a dial failed); "
     "`auth`, `credit`, `request` (the provider refused the account or the request); `dropped`, "
     "`mute`, `send_blocked`, `finish`, `protocol`, `plugin` (an open stream failed). Of gaps: "

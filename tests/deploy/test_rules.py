@@ -14,6 +14,7 @@ import pytest
 from gateway.access import Reason
 from natterjack.broker.login.attempts import REASONS
 from natterjack.broker.streams import CONSUMER, SESSIONS, stream_configs
+from natterjack.notices import CODES
 from natterjack.plugin import errors
 from natterjack.settings import KINDS, StreamSettings
 from tests.nats_server import NatsServer
@@ -41,7 +42,7 @@ VALUES = {
     "scope": {"tenant", "session"},
     "state": {"waiting", "leased"},
     "kind": {"interim", "final"},
-    "code": {"malformed"},
+    "code": {"malformed", *CODES},
     "complete": {"true", "false"},
     "unit": {"seconds"},
     "is_stream_leader": {"true", "false"},
