@@ -82,6 +82,8 @@ class SingleEdge:
         if running.capturing:
             waiting_for = running.waiting_for
             state, error = ("waiting", waiting_for) if waiting_for else ("capturing", None)
+            if reading is not None and reading.muted:
+                state = "muted"
         return [
             SourcePresence(
                 name=session.spec.speaker if split else self._command,
@@ -99,6 +101,22 @@ class SingleEdge:
 
     async def act(self, op: str, source: str | None) -> str:
         """Carry out a request. Raises: SteeringError."""
+        names = [each.name for each in self._sources(self._running.sessions)]
+        if source not in (None, *names):
+            raise SteeringError(f"there is no source {source}; its sources: {', '.join(names)}")
+        reading = self._running.reading
+        if op in ("mute", "unmute") and reading is not None and self._running.capturing:
+            if source is not None and len(names) > 1:
+                raise SteeringError(
+                    "the channels of one device are muted together: leave out the source"
+                )
+            if reading.source.can_wait:
+                raise SteeringError(f"{op} is not possible with a file, which can be read later")
+            if reading.muted == (op == "mute"):
+                return "it is muted already" if reading.muted else "it is not muted"
+            reading.muted = op == "mute"
+            self.changed.set()
+            return "muted" if reading.muted else "no longer muted"
         raise SteeringError(
             f"{op} is not possible with `natterjack-edge {self._command}`, which has one source "
             "from its start to its end; use `natterjack-edge run --config FILE`"

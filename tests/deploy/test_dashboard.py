@@ -47,6 +47,16 @@ MAY_BE_EMPTY = {
     ),
     **dict.fromkeys(
         (
+            "Absent edges: {{tenant}}.{{agent}}",
+            "Findings of inputs: {{tenant}}.{{agent}} {{code}}",
+            "Spools of edges: {{tenant}}.{{agent}}",
+            "Last report: {{tenant}}.{{agent}}",
+            "Clocks of edges: {{tenant}}.{{agent}}",
+        ),
+        "no edge reports",
+    ),
+    **dict.fromkeys(
+        (
             "Webhook events: {{name}} sent",
             "Webhook events: {{name}} {{cause}}",
             "Webhook events: {{name}} dead letters",
