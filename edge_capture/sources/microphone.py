@@ -154,7 +154,7 @@ class MicrophoneSource:
 
     def _converted(self, blocks: Iterator[Block]) -> Iterator[Block]:
         for block in self._opener.converted(blocks):
-            if self._opened_again and len(block.samples):
+            if self._opened_again and (block.lost_frames or len(block.samples)):
                 # It ends a gap, be it of one frame.
                 self._opened_again = False
                 if not block.lost_frames:
