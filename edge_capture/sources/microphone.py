@@ -31,6 +31,8 @@ _WRONG_PPM = 500
 """A drift that no sound card has."""
 _LEAST_DRIFT_S = 600.0
 """A shorter recording does not show the drift."""
+_LEAST_GAP_S = 0.01
+"""The gap between two recordings, if no audio was lost."""
 _RETRY_S, _LONGEST_RETRY_S = 1.0, 5.0
 _FINISH_CHECK_S = 0.1
 _CURE = (
@@ -155,10 +157,11 @@ class MicrophoneSource:
     def _converted(self, blocks: Iterator[Block]) -> Iterator[Block]:
         for block in self._opener.converted(blocks):
             if self._opened_again and (block.lost_frames or len(block.samples)):
-                # It ends a gap, be it of one frame.
+                # It ends a gap, long enough to be one at the published rate, too.
                 self._opened_again = False
-                if not block.lost_frames:
-                    block = block._replace(lost_frames=1, cause=DEVICE_LOST)
+                least = round(_LEAST_GAP_S * self.format.sample_rate)
+                if block.lost_frames < least:
+                    block = block._replace(lost_frames=least, cause=DEVICE_LOST)
             if block.lost_frames:
                 self._log_gap(block)
             if len(block.samples) and self._noted_fallback != bool(self.fallback):
