@@ -31,8 +31,8 @@ _WRONG_PPM = 500
 """A drift that no sound card has."""
 _LEAST_DRIFT_S = 600.0
 """A shorter recording does not show the drift."""
-_LEAST_GAP_S = 0.01
-"""The gap between two recordings, if no audio was lost."""
+_LEAST_GAP_S = 0.02
+"""The least gap between two recordings: longer than the mark that says that a device is away."""
 _RETRY_S, _LONGEST_RETRY_S = 1.0, 5.0
 _FINISH_CHECK_S = 0.1
 _CURE = (
