@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -80,6 +80,7 @@ class Storm:
         self._rig = rig
         self._random = random.Random(seed)
         self._disk = disk
+        self.without: Sequence[str] = ()
         self.faults: Counter[str] = Counter()
         self._times: list[tuple[float, str]] = []
         """When each fault began, by the boot clock."""
@@ -108,7 +109,7 @@ class Storm:
 
     @property
     def names(self) -> list[str]:
-        return list(self._known)
+        return [name for name in self._known if name not in self.without]
 
     async def run(self, faults: int, say: Say) -> None:
         """Apply so many faults: each kind once, in random order, then any."""
@@ -289,8 +290,8 @@ def small_disk(path: Path) -> Iterator[Path | None]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
-async def storm(faults: int, seed: int, say: Say) -> Outcome:
-    """Run a storm on an installation of its own."""
+async def storm(faults: int, seed: int, say: Say, without: Sequence[str] = ()) -> Outcome:
+    """Run a storm on an installation of its own, `without` some kinds of fault."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agent")))
@@ -299,6 +300,7 @@ async def storm(faults: int, seed: int, say: Say) -> Outcome:
         async with rig.running():
             await asyncio.sleep(5)
             storm = Storm(rig, seed, disk=disk)
+            storm.without = without
             await storm.run(faults, say)
             say("the agent is ended, and its sources are accounted for")
             accounts = await rig.finish()
