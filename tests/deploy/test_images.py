@@ -108,8 +108,8 @@ def test_the_metadata_of_an_image(containers: Podman, image: str) -> None:
 @pytest.mark.parametrize(
     ("image", "has", "lacks"),
     [
-        (WORKER_IMAGE, ["worker", "natterjack", "aiohttp", "soxr", "uvloop", "nkeys"],
-         ["edge_capture", "gateway", "soundfile", "sounddevice", "rich", "sherpa_onnx"]),
+        (WORKER_IMAGE, ["worker", "natterjack", "aiohttp", "soundfile", "soxr", "uvloop", "nkeys"],
+         ["edge_capture", "gateway", "sounddevice", "rich", "sherpa_onnx"]),
         (EDGE_IMAGE, ["edge_capture", "natterjack", "soundfile", "soxr", "uvloop", "nkeys"],
          ["worker", "gateway", "aiohttp", "prometheus_client", "sherpa_onnx"]),
         (GATEWAY_IMAGE, ["gateway", "natterjack", "aiohttp", "av", "soxr", "uvloop", "jwt"],
