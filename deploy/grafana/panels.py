@@ -454,6 +454,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),),
         ),
         Panel(
+            "Notices of edges", "What edges say of their audio, when it begins and ends, by code.",
+            "short", ((_rate("notices_total", "code"), "{{code}}"),),
+        ),
+        Panel(
             "Spools of edges", "Share of the spool that is used by audio that NATS has not stored. "
             "The ten fullest.", "percentunit",
             ((

@@ -125,6 +125,7 @@ def test_the_dashboard_can_be_provisioned() -> None:
         "Voice",
         "Webhook",
         "Gateway",
+        "Edges",
         "Process",
     ]
 

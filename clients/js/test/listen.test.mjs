@@ -232,7 +232,10 @@ test("notices of an edge are events of their own", async () => {
   for await (const event of listen({ ...options, kinds: ["notice"] })) events.push(event);
   assert.equal(events.length, 1);
   const { type, code, state, at, audio_position } = events[0];
-  assert.deepEqual([type, code, state, at, audio_position], ["notice", "muted", "begins", 1, 16000]);
+  assert.deepEqual(
+    [type, code, state, at, audio_position],
+    ["notice", "muted", "begins", 1, 16000],
+  );
 });
 
 test("a status keeps its own position under another name", async () => {
