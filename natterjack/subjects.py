@@ -109,7 +109,10 @@ def hold_subject(key: SessionKey) -> str:
 
 
 def edge_subject(tenant: str, agent: str) -> str:
-    """The subject on which the edge `agent` receives requests. Raises InvalidKey."""
+    """The subject on which the edge `agent` receives requests. Raises InvalidKey.
+
+    One more token makes it a subject for the reply, which crosses from the edge's account.
+    """
     return f"{EDGE_PREFIX}.{check_token('tenant', tenant)}.{check_token('agent', agent)}"
 
 

@@ -16,7 +16,8 @@ _BESIDE = {
     "EDGE_PREFIX": (
         "<tenant>.<agent>",
         "A request to an edge, about itself or one of its sources: JSON with `op` and `source`. "
-        "The edge replies.",
+        "The edge replies to an inbox or, as it must across accounts, to a subject with one more "
+        "token, `stt.edge.<tenant>.<agent>.<any>`.",
     ),
     "SLOT_PREFIX": ("<account>.<number>", "A worker takes or renews a permit of an account."),
     "DIAL_PREFIX": ("<account>.<number>", "A worker spends one of an account's dials."),

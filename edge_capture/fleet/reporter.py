@@ -73,7 +73,7 @@ class Reporter:
         self._errors = LastError()
         self._may_write = True
         self._may_measure = True
-        self._may_reply = True
+        self._refusal_told = False
         self._written = False
         self._told: set[str] = set()
         """Problems that are in the log already."""
@@ -215,7 +215,7 @@ class Reporter:
 
     def _received(self, broker: Broker, reply: bytes, data: bytes) -> None:
         # The server lets this edge publish to any reply subject that somebody else names.
-        if not reply or not reply.isascii() or reply.startswith(NOT_A_REPLY):
+        if not self._may_reply_to(reply):
             return
         request = parse_request(data)
         if request is None:
@@ -227,6 +227,14 @@ class Reporter:
             except asyncio.QueueFull:
                 refusal = "this edge has too many requests to carry out; try again later"
         self._reply(broker, reply.decode(), EdgeReply(ok=False, detail=refusal))
+
+    def _may_reply_to(self, subject: bytes) -> bool:
+        """Whether a reply is sent to `subject`. The one of a center in another account is below the
+        subject of the requests, where nothing is stored and no program acts on a message."""
+        if not subject.isascii():
+            return False
+        own = subject.startswith(f"{self._requests_subject}.".encode())
+        return own or bool(subject and not subject.startswith(NOT_A_REPLY))
 
     async def _answer(self, broker: Broker) -> None:
         while True:
@@ -269,12 +277,14 @@ class Reporter:
             self._may_measure = False
         elif refusal.subject != self._requests_subject:
             return False
-        what = "steer" if refusal.subject == self._requests_subject else "see"
-        self._tell(
-            f"{refusal}, so the center cannot {what} this edge: set EDGE_AGENT to the name that "
-            "`natterjack users list` shows for its user, or run `natterjack users config --dir "
-            "users` and reload NATS"
-        )
+        if not self._refusal_told:
+            self._refusal_told = True
+            log.info(
+                "%s, so the center can neither see nor steer this edge, which captures as before: "
+                "set EDGE_AGENT to the name that `natterjack users list` shows for its user, or "
+                "run `natterjack users config --dir users` and reload NATS",
+                refusal,
+            )
         return True
 
     def _tell(self, problem: str) -> None:

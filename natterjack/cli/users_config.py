@@ -11,6 +11,7 @@ from natterjack.broker.login.permissions import CAPTION_KINDS
 from natterjack.broker.roles import User
 from natterjack.subjects import (
     AUDIO_PREFIX,
+    EDGE_PREFIX,
     PLAYED_PREFIX,
     SESSION_PREFIX,
     SPEECH_PREFIX,
@@ -84,6 +85,7 @@ def _crossing(tenant: str) -> list[tuple[str, str]]:
     speech, voice_status = (
         f"{SPEECH_PREFIX}.{tenant}.*.*", f"{VOICE_EVENT_PREFIX}.{tenant}.*.*.status"
     )  # fmt: skip
+    presence = streams.bucket_subject(streams.EDGES_BUCKET, f"{tenant}.*")
     return [
         ("service", f"{SESSION_PREFIX}.{tenant}.*.*"),
         ("service", f"{AUDIO_PREFIX}.{tenant}.*.*"),
@@ -91,6 +93,12 @@ def _crossing(tenant: str) -> list[tuple[str, str]]:
         ("service", f"$JS.API.DIRECT.GET.{streams.TRANSCRIPTS}.{status}"),
         ("service", f"$JS.API.DIRECT.GET.{streams.VOICE_EVENTS}.{voice_status}"),
         ("service", f"$JS.API.DIRECT.GET.{streams.SPEECH}.{speech}"),
+        ("service", presence),
+        ("service", f"$JS.API.DIRECT.GET.KV_{streams.EDGES_BUCKET}.{presence}"),
+        # Requests to edges, and their replies. If these were services of the edges' accounts, MAIN
+        # would import one of each tenant, and change with every new tenant.
+        ("stream", f"{EDGE_PREFIX}.{tenant}.*"),
+        ("service", f"{EDGE_PREFIX}.{tenant}.*.*"),
         ("stream", status),
         ("stream", speech),
         ("stream", voice_status),

@@ -33,6 +33,7 @@ USERS = {
     "edge_acme_pi-2": ("edge", "--tenant", "acme", "--name", "pi-2", "--speaker", "agent"),
     "edge_acme_wall": (
         "edge", "--tenant", "acme", "--name", "wall", "--speaker", "agent", "--captions",
+        "--agent", "screen",
     ),
     "edge_other_x": ("edge", "--tenant", "other", "--name", "x"),
     "subscriber_acme_app": ("subscriber", "--tenant", "acme", "--name", "app", "--control"),

@@ -43,6 +43,7 @@ from natterjack.local.demo import bundled_recording
 from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings, load
 from natterjack.subjects import SessionKey
+from tests.edge_capture.fleet.rooms import Room, reporting
 from tests.natterjack.cli.commands import Command, run_async
 from tests.natterjack.consume.test_conversation import publish
 from tests.natterjack.transcripts.events import Session
@@ -73,8 +74,16 @@ VOICE = (streams.VOICE_SESSIONS, streams.TEXT, streams.SPEECH, streams.VOICE_EVE
 STORED = (streams.SESSIONS, streams.AUDIO, streams.TRANSCRIPTS, streams.SLOTS,
           streams.DEAD_LETTERS, *VOICE)  # fmt: skip
 BUCKETS = ("stt_sessions", "stt_workers", "stt_usage", "stt_budgets", "stt_providers",
-           "stt_durables", "stt_enrollments", "tts_sessions")  # fmt: skip
+           "stt_durables", "stt_enrollments", "stt_edges", "tts_sessions")  # fmt: skip
 ALL_STREAMS = (*STORED, *(f"KV_{bucket}" for bucket in BUCKETS))
+AGENTS = ("acme.pi-1", "acme.pi-2", "acme.screen", "other.x")
+"""The names of the edges among the users, with their tenants."""
+
+
+def _presence(agent: str) -> set[str]:
+    entry = f"$KV.stt_edges.{agent}"
+    return {entry, f"$JS.API.DIRECT.GET.KV_stt_edges.{entry}"}
+
 
 PUBLISHED = (
     *(
@@ -93,6 +102,8 @@ PUBLISHED = (
     "stt.enroll.A1", "stt.renew.A1",
     "stt.slots.waiting.slot.deepgram",
     *(f"$KV.{bucket}.{KEY}" for bucket in BUCKETS),
+    *(subject for agent in (*AGENTS, "acme.wall") for subject in sorted(_presence(agent))),
+    *(f"stt.edge.{agent}{reply}" for agent in AGENTS for reply in ("", ".reply")),
     "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.META.LEADER.STEPDOWN",
     *(
         f"$JS.API.STREAM.{verb}.{stream}"
@@ -172,6 +183,8 @@ HEARD = (
         for what in ("session", "audio", "control", "hold") for key in (KEY, FOREIGN)
     ),
     "stt.enroll.A1", "stt.enroll.*", "stt.renew.*",
+    *(f"stt.edge.{agent}{reply}" for agent in (*AGENTS, "acme.wall") for reply in ("", ".reply")),
+    "stt.edge.acme.*", "stt.edge.*.*", "stt.edge.*.*.*", "stt.edge.>",
     "stt.hold.acme.call.caller", "stt.hold.acme.*.*", "stt.hold.>",
     "stt.durable.index", "stt.durable.billing", "stt.durable.>", "stt.dead.acme.>",
     f"stt.dead.{KEY}.index",
@@ -263,11 +276,12 @@ _ALL_EVENTS = (
 
 MAY_PUBLISH: dict[str, set[str]] = {
     "edge_acme_pi-1": {
-        *_OWN_EDGE, "stt.audio.acme.call.caller", "tts.played.acme.call.caller",
+        *_OWN_EDGE, *_presence("acme.pi-1"), "stt.audio.acme.call.caller",
+        "tts.played.acme.call.caller",
     },
-    "edge_acme_pi-2": {*_OWN_EDGE},
-    "edge_acme_wall": {*_OWN_EDGE},
-    "edge_other_x": {s.replace("acme", "other") for s in _OWN_EDGE},
+    "edge_acme_pi-2": {*_OWN_EDGE, *_presence("acme.pi-2")},
+    "edge_acme_wall": {*_OWN_EDGE, *_presence("acme.screen")},
+    "edge_other_x": {*(s.replace("acme", "other") for s in _OWN_EDGE), *_presence("other.x")},
     "subscriber_acme_app": {*_LISTEN, f"stt.control.{KEY}", f"tts.control.{KEY}"},
     "application_acme_bot": {
         *_LISTEN, *(f"tts.{what}.{KEY}" for what in ("session", "text", "control")),
@@ -290,7 +304,8 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "$JS.API.CONSUMER.INFO.TTS_SESSIONS.workers",
         "$JS.API.STREAM.MSG.GET.STT_SESSIONS", "$JS.API.STREAM.MSG.GET.TTS_SESSIONS",
         "$JS.API.DIRECT.GET.STT_SLOTS",
-        *(f"$JS.API.DIRECT.GET.KV_{b}" for b in ("stt_workers", "stt_usage", "stt_budgets")),
+        *(f"$JS.API.DIRECT.GET.KV_{b}"
+          for b in ("stt_workers", "stt_usage", "stt_budgets", "stt_edges")),
     },
     "gateway": {
         *(
@@ -306,16 +321,18 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "$JS.API.CONSUMER.CREATE.TTS_EVENTS.mine.tts.event.*.*.*.*",
         *(f"$JS.API.DIRECT.GET.TTS_AUDIO.tts.audio.{key}" for key in (KEY, FOREIGN)),
         *(f"$JS.API.DIRECT.GET.{s}" for s in ("STT_TRANSCRIPTS", "STT_AUDIO", "TTS_EVENTS")),
-        *(f"$JS.API.DIRECT.GET.KV_{b}" for b in ("stt_workers", "stt_usage", "stt_budgets")),
+        *(f"$JS.API.DIRECT.GET.KV_{b}"
+          for b in ("stt_workers", "stt_usage", "stt_budgets", "stt_edges")),
         *(f"$JS.API.STREAM.INFO.{s}"
-          for s in ("STT_TRANSCRIPTS", "TTS_EVENTS", "STT_SESSIONS", "TTS_SESSIONS")),
+          for s in ("STT_TRANSCRIPTS", "TTS_EVENTS", "STT_SESSIONS", "TTS_SESSIONS",
+                    "KV_stt_edges")),
         *(f"$JS.API.STREAM.MSG.GET.{s}" for s in ("STT_SESSIONS", "TTS_SESSIONS")),
     },
     "worker": {
         *(s for s in PUBLISHED if s.startswith(("stt.transcript.", "tts.audio.", "tts.event."))),
         "stt.slot.deepgram.1", "stt.dial.deepgram.1", "stt.slots.waiting.slot.deepgram",
         *(f"$KV.{b}.{KEY}" for b in BUCKETS
-          if b not in ("stt_budgets", "stt_durables", "stt_enrollments")),
+          if b not in ("stt_budgets", "stt_durables", "stt_enrollments", "stt_edges")),
         *(f"$JS.API.STREAM.INFO.{stream}" for stream in ALL_STREAMS),
         *(f"$JS.API.STREAM.MSG.GET.{s}" for s in ("STT_SESSIONS", "STT_TRANSCRIPTS", "STT_SLOTS",
                                                   "TTS_SESSIONS", "TTS_AUDIO", "TTS_EVENTS",
@@ -324,6 +341,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         *(f"$JS.API.DIRECT.GET.{s}" for s in ALL_STREAMS if s not in (
             "STT_SESSIONS", "STT_TRANSCRIPTS", "TTS_SESSIONS", "TTS_EVENTS", "STT_DEAD_LETTERS",
             "KV_stt_durables", "KV_stt_enrollments")),
+        *(s for s in PUBLISHED if s.startswith("$JS.API.DIRECT.GET.KV_stt_edges.")),
         *(f"$JS.API.DIRECT.GET.TTS_{what.upper()}.tts.{what}.{key}"
           for what in ("text", "audio") for key in (KEY, FOREIGN)),
         *(f"$JS.API.DIRECT.GET.STT_AUDIO.stt.audio.{key}" for key in (KEY, FOREIGN)),
@@ -334,6 +352,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
     "operator": {
         *(s for s in PUBLISHED if s.startswith(("$JS.API.", "$JS.SNAPSHOT."))),
         f"$KV.stt_budgets.{KEY}", f"$KV.stt_enrollments.{KEY}",
+        *(f"stt.edge.{agent}" for agent in AGENTS),
         *(f"{prefix}.{what}.{key}" for prefix in ("stt", "tts")
           for what in ("control", "session") for key in (KEY, FOREIGN)),
     },
@@ -346,16 +365,17 @@ MAY_HEAR: dict[str, set[str]] = {
         *_EDGE_HEARS, "stt.transcript.acme.*.*.status", "stt.hold.acme.call.caller",
         "stt.hold.acme.*.*", "tts.hold.acme.call.caller", "tts.hold.acme.*.*",
         "tts.audio.acme.call.caller", "tts.audio.acme.*.*", "tts.event.acme.*.*.status",
-        "tts.event.acme.call.*.status",
+        "tts.event.acme.call.*.status", "stt.edge.acme.pi-1",
     },
-    "edge_acme_pi-2": {*_EDGE_HEARS},
+    "edge_acme_pi-2": {*_EDGE_HEARS, "stt.edge.acme.pi-2"},
     "edge_acme_wall": {
-        *_EDGE_HEARS, f"stt.transcript.{KEY}.interim", f"stt.transcript.{KEY}.final",
+        *_EDGE_HEARS, "stt.edge.acme.screen",
+        f"stt.transcript.{KEY}.interim", f"stt.transcript.{KEY}.final",
     },
     "edge_other_x": {
         f"stt.transcript.{FOREIGN}.status", f"stt.hold.{FOREIGN}", f"tts.hold.{FOREIGN}",
         f"tts.audio.{FOREIGN}",
-        f"tts.event.{FOREIGN}.status",
+        f"tts.event.{FOREIGN}.status", "stt.edge.other.x",
     },
     "subscriber_acme_app": {*_OWN_EVENTS},
     "subscriber_acme_shown": {*_OWN_EVENTS},
@@ -384,7 +404,11 @@ MAY_HEAR: dict[str, set[str]] = {
         "stt.slots.slot.deepgram.*", "stt.slots.waiting.slot.deepgram",
         *(f"$KV.{b}.>" for b in ("stt_budgets", "stt_usage", "stt_providers")),
     },
-    "operator": {*_ALL_EVENTS, "stt.slots.slot.deepgram.*", "stt.slots.waiting.slot.deepgram"},
+    "operator": {
+        *_ALL_EVENTS, "stt.slots.slot.deepgram.*", "stt.slots.waiting.slot.deepgram",
+        *(s for s in HEARD if s.startswith("stt.edge.") and s.endswith(".reply")),
+        "stt.edge.*.*.*",
+    },
 }  # fmt: skip
 
 
@@ -406,6 +430,54 @@ async def test_every_role_has_exactly_the_permissions_of_the_table(
                 if await one.may_publish(subject) != (subject in MAY_PUBLISH[user]):
                     wrong.append(f"{user} publishes {subject}")
     assert not wrong, "\n".join(wrong)
+
+
+async def test_an_edge_is_seen_and_steered_from_its_own_account(
+    server: SecuredServer, tmp_path: Path
+) -> None:
+    """It answers under its name alone: it can write no other presence, nor answer for another."""
+
+    async def edges(*arguments: str, status: int = 0) -> str:
+        done = await run_async("edges", *arguments, **server.environment("operator"))
+        assert done.status == status, done
+        return done.out + done.errors
+
+    async def listed() -> dict[str, dict[str, Any]]:
+        found = json.loads(await edges("--json"))
+        return {f"{each['tenant']}.{each['agent']}": each for each in found}
+
+    async with reporting(settings_of(server, "edge_acme_wall"), Room("screen"), seconds=1):
+
+        async def reports() -> bool:
+            shown = (await listed()).get("acme.screen")
+            return shown is not None and shown["clock_offset_seconds"] is not None
+
+        await until(reports, "the edge has written its presence, and read it back")
+        assert "acme.screen" in await edges("status", "screen")
+        assert "acme.screen: muted mic\n" in await edges("mute", "screen", "mic")
+        async with (
+            guest(server, "edge_acme_pi-1") as own,
+            guest(server, "edge_other_x") as other,
+            guest(server, "operator") as operator,
+        ):
+            replies = await operator.client.subscribe("stt.edge.acme.screen.*")
+            await operator.client.flush()
+            # An acknowledgement goes where a publisher likes, in its own account.
+            for stranger, key in ((own, KEY), (other, FOREIGN)):
+                for agent in ("acme.screen", "other.x"):
+                    for subject in _presence(agent) | {f"stt.edge.{agent}", f"stt.edge.{agent}.a"}:
+                        if (stranger, agent) != (other, "other.x"):
+                            assert not await stranger.may_publish(subject)
+                            assert not await stranger.may_subscribe(subject)
+                for reply in ("stt.edge.acme.screen", "$KV.stt_edges.acme.screen"):
+                    await stranger.client.publish(f"stt.audio.{key}", b"\0\0", reply=reply)
+                await stranger.client.request(f"stt.audio.{key}", b"\0\0", timeout=bound(10))
+            await operator.client.flush()
+            assert replies.pending_msgs == 0
+        assert "acme.screen: muted mic\n" in await edges("mute", "screen")
+        assert set(await listed()) == {"acme.screen"}
+    answer = await edges("mute", "screen", status=1)
+    assert "acme.screen does not answer: it is stopped" in answer
 
 
 async def test_an_edge_that_only_reaches_https(server: SecuredServer) -> None:

@@ -273,5 +273,6 @@ def operator(own: tuple[str, ...]) -> Permissions:
             f"{TRANSCRIPT_PREFIX}.>",
             f"{VOICE_EVENT_PREFIX}.>",
             f"{REPUBLISHED_PREFIX}.>",
+            f"{EDGE_PREFIX}.*.*.*",  # replies of edges
         ),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import json
+import secrets
 from collections.abc import Sequence
 
-from nats.errors import NoRespondersError
+from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeout
 
 from natterjack.broker import streams
@@ -129,11 +131,8 @@ def chosen(name: str, known: Sequence[EdgeRow]) -> EdgeRow:
 async def _ask(broker: Broker, row: EdgeRow, request: EdgeRequest) -> EdgeReply:
     presence = row.presence
     subject = edge_subject(presence.tenant, presence.agent)
-    try:
-        answer = await broker.client.request(
-            subject, request.model_dump_json(exclude_none=True).encode(), _TIMEOUT_S
-        )
-    except (NoRespondersError, NatsTimeout):
+    data = await _request(broker, subject, request.model_dump_json(exclude_none=True).encode())
+    if data is None:
         if row.state in (ABSENT, STOPPED):
             why = f"it is {row.state}, last seen {ago(row.seen_seconds_ago)} ago"
         else:
@@ -141,11 +140,31 @@ async def _ask(broker: Broker, row: EdgeRow, request: EdgeRequest) -> EdgeReply:
                 "it reports, but may not be asked: give its user the rights of this release "
                 "(`natterjack users config`)"
             )
-        raise NoAnswer(f"{row.name} does not answer: {why}") from None
-    reply = parse_reply(answer.data)
+        raise NoAnswer(f"{row.name} does not answer: {why}")
+    reply = parse_reply(data)
     if reply is None:
         raise NoAnswer(f"{row.name} sent no valid reply: is it of another release?")
     return reply
+
+
+async def _request(broker: Broker, subject: str, data: bytes) -> bytes | None:
+    """Return the reply to a request, or None if there is none in time.
+
+    The edge is in the account of its tenant, from which replies cross by this subject alone: it has
+    no way to an inbox.
+    """
+    reply = f"{subject}.{secrets.token_hex(16)}"
+    subscription = await broker.client.subscribe(reply)
+    try:
+        await broker.client.publish(subject, data, reply=reply)
+        message = await subscription.next_msg(_TIMEOUT_S)
+    except NatsTimeout:
+        return None
+    finally:
+        with contextlib.suppress(NatsError):
+            await subscription.unsubscribe()
+    nobody = not message.data and (message.headers or {}).get("Status") == "503"
+    return None if nobody else message.data
 
 
 def _show(row: EdgeRow, reply: EdgeReply, source: str | None, *, as_json: bool) -> None:

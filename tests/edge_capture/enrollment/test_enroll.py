@@ -130,6 +130,14 @@ async def test_an_invited_machine_captures_until_it_is_revoked(
                 return await stored(server, "acme.d.speaker") > 0
 
             await until(arrives, "audio arrives")
+
+            async def listed() -> bool:
+                found = json.loads((await server.edges("--json")).out)
+                return "hall" in [each["agent"] for each in found if each["state"] == "running"]
+
+            await until(listed, "the center sees the edge")
+            done = await server.edges("status", "hall", "--json")
+            assert json.loads(done.out)["sources"][0]["key"] == "acme.d.speaker", done
             done = await server.edges("revoke", "hall", "--tenant", "acme")
             assert done.status == 0, done
             await capturing.says("Authentication Revoked")

@@ -61,9 +61,9 @@ class Room:
 
 @asynccontextmanager
 async def reporting(
-    server: EmbeddedServer, room: Steered, seconds: float = 300
+    server: EmbeddedServer | BrokerSettings, room: Steered, seconds: float = 300
 ) -> AsyncIterator[None]:
-    link = Link(BrokerSettings(url=server.url))
+    link = Link(server if isinstance(server, BrokerSettings) else BrokerSettings(url=server.url))
     connection = asyncio.create_task(link.run())
     reporter = Reporter(room, FleetSettings(agent=room.agent, presence_seconds=seconds))
     report = asyncio.create_task(reporter.run(link))
