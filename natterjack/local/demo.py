@@ -137,7 +137,9 @@ async def demo(
                 await show(f"{stack.page}captions/{conversation}")
         say("")
         received = Received()
-        edge = await stack.edge("edge", [*arguments, "--conversation", conversation, *source])
+        edge = await stack.edge(
+            "edge", [*arguments, "--conversation", conversation, *source], reports=True
+        )
         await _follow(stack, edge, received, conversation)
         cpu = _cpu_seconds(stack.workers[0])
         status = _summary(received, cpu, bundled=bundled)

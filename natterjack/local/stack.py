@@ -61,6 +61,11 @@ def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {**voice, **environment}
 
 
+def edge_environment(environment: Mapping[str, str], *, reports: bool) -> dict[str, str]:
+    """The variables of an edge, with or without reports to the center."""
+    return dict(environment) if reports else {**environment, "EDGE_PRESENCE_SECONDS": "0"}
+
+
 class Stack:
     """A broker and workers. Use it as an async context manager, and call `start` inside.
 
@@ -236,13 +241,16 @@ class Stack:
             "with --port (-1: any free one), which other commands then need in NATS_URL"
         )
 
-    async def edge(self, name: str, arguments: Sequence[str], *, piped: bool = False) -> Part:
+    async def edge(
+        self, name: str, arguments: Sequence[str], *, piped: bool = False, reports: bool = False
+    ) -> Part:
         """Start an edge with a name of its own. `piped`: its standard input is the descriptor
-        `source`, which can be used once."""
+        `source`, which can be used once. `reports`: to the center, as one edge at a time may."""
         command = [*program.command("natterjack-edge"), *arguments]
         log_path = self.directory / f"{name.replace(' ', '-')}.log"
         source = self._source if piped else None
-        edge = await self._start(name, command, self._environment, log_path, _EDGE_RANK, source)
+        environment = edge_environment(self._environment, reports=reports)
+        edge = await self._start(name, command, environment, log_path, _EDGE_RANK, source)
         self._edges.append(edge)
         return edge
 

@@ -22,7 +22,12 @@ from natterjack.local import program
 from natterjack.local import stack as stacks
 from natterjack.local.parts import Part, PartFailed, Parts
 from natterjack.local.ports import HOST
-from natterjack.local.stack import Stack, part_environment, worker_environment
+from natterjack.local.stack import (
+    Stack,
+    edge_environment,
+    part_environment,
+    worker_environment,
+)
 from tests.edge_capture.test_full_disk import Disk, disk
 from tests.freezing import freeze
 from tests.ports import free_port
@@ -288,6 +293,12 @@ def test_the_environment_of_parts() -> None:
     """Connection settings are for another broker, and so is the audio in a spool."""
     given = {"HOME": "/root", "NATS_CREDS": "prod.creds", "EDGE_SPOOL": "/var", "WORKER_X": "1"}
     assert part_environment(given) == {"HOME": "/root", "WORKER_X": "1"}
+
+
+def test_several_edges_of_one_machine_do_not_report_under_its_name() -> None:
+    given = {"HOME": "/root", "EDGE_PRESENCE_SECONDS": "7"}
+    assert edge_environment(given, reports=False) == {**given, "EDGE_PRESENCE_SECONDS": "0"}
+    assert edge_environment(given, reports=True) == given
 
 
 def test_workers_of_a_stack_have_the_embedded_voice_unless_the_user_sets_another() -> None:
