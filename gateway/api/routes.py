@@ -5,6 +5,7 @@ GET  /api/conversations                            the conversations of its tena
 GET  /api/conversations/<c>/transcript.<format>    json, txt, srt, vtt or md
 GET  /api/conversations/<c>/events                 server-sent events
 GET  /api/fleet                                    workers, and the last hour
+GET  /api/edges                                    the edges of its tenant
 POST /api/tokens                                   a token for a browser
 """
 
@@ -32,6 +33,7 @@ from natterjack.transcripts.files import FORMATS, encode, file_name
 
 from .answers import DOOR, NotFound, admit, answer, answering, conversation_of
 from .directory import Directory
+from .edges import EdgeDirectory, check_whole_tenant
 from .feed import FellBehind
 from .feeds import Feeds
 from .sse import kinds_of, note, retry, start_of
@@ -74,6 +76,7 @@ class Api:
         self._gateway = gateway
         self._access = gateway.access
         self._parts: tuple[Broker, Feeds, Directory] | None = None
+        self._edges: EdgeDirectory | None = None
         self._transcripts = asyncio.Semaphore(_MAX_TRANSCRIPTS)
 
     @property
@@ -115,6 +118,7 @@ class Api:
                         self.transcript),
                 web.get(root + "/{conversation}/events", self.events),
                 web.get("/api/fleet", self.fleet),
+                web.get("/api/edges", self.edges),
                 web.post("/api/tokens", self.tokens),
             ]
         )  # fmt: skip
@@ -259,6 +263,15 @@ class Api:
                 "viewers": feeds.viewers,
             }
         )
+
+    @answering
+    async def edges(self, request: web.Request) -> web.Response:
+        grant = admit(self._gateway, request)
+        check_whole_tenant(grant)
+        broker, _, _ = self._connected
+        self._edges = self._edges or EdgeDirectory(broker)
+        found = await self._edges.of(grant.tenant)
+        return answer({"tenant": grant.tenant, "edges": found.edges, "notes": found.notes})
 
 
 def add_routes(app: web.Application, gateway: Gateway) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from natterjack.errors import BrokerUnreachable, StreamMismatch
 from .edges import EdgePresence, parse_presence
 
 _TIMEOUT_S = 2.0
+_ASK_AGAIN_S = 60.0
+"""When the broker is asked for its time again after it has not told it."""
 _NO_STREAM = 10059
 _STREAM = f"KV_{streams.EDGES_BUCKET}"
 
@@ -70,7 +73,7 @@ class EdgesReader:
     def __init__(self, broker: Broker) -> None:
         self._client = broker.client
         self._store = StreamStore(broker, _STREAM)
-        self._may_ask = True
+        self._ask_at = float("-inf")
 
     async def start(self) -> None:
         """To be called before `read`."""
@@ -99,7 +102,7 @@ class EdgesReader:
 
     async def _now(self) -> datetime:
         """Return the time by the clock of the broker, or of this machine if it is not told."""
-        if self._may_ask:
+        if time.monotonic() >= self._ask_at:
             try:
                 reply = await self._client.request(
                     f"$JS.API.STREAM.INFO.{_STREAM}", b"", _TIMEOUT_S
@@ -109,7 +112,8 @@ class EdgesReader:
                     raise _no_bucket()
                 return datetime.fromisoformat(answer["ts"])
             except (NatsError, TimeoutError, ValueError, KeyError, AttributeError):
-                self._may_ask = False  # a user without permission gets no reply
+                # A user without permission gets no reply.
+                self._ask_at = time.monotonic() + _ASK_AGAIN_S
         return datetime.now(UTC)
 
 

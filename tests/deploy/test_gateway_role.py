@@ -98,6 +98,7 @@ async def test_sessions_transcripts_and_the_console(
 
             await until(shown, "its session is shown as the worker tells")
             assert not (await one.read("/api/fleet"))["notes"]
+            assert not (await one.read("/api/edges"))["notes"]
         one.gateway.signal(signal.SIGTERM)
         assert await one.gateway.wait() == 0
         async with other.listen("a-client") as socket:

@@ -175,6 +175,9 @@ async def test_a_token_is_for_one_conversation_and_some_kinds(
     assert (await call(locked, "/api/conversations/b/transcript.txt", token))[0] == 404
     listed = (await call(locked, "/api/conversations", token))[1]["conversations"]
     assert [one["conversation"] for one in listed] == ["a"]
+    assert (await call(locked, "/api/edges"))[0] in (401, 429)
+    assert (await call(locked, "/api/edges", token))[0] == 403
+    assert (await call(locked, "/api/edges", key))[1]["edges"] == []
     assert (await call(locked, "/api/tokens", token, {}))[0] == 403
     assert (await call(locked, f"/api/me?token={key}"))[0] == 401
     assert (await call(locked, f"/api/me?token={token}"))[0] == 200
@@ -233,7 +236,7 @@ async def test_a_gateway_without_a_broker_says_so_and_serves_its_pages() -> None
                 return False
 
         await until(answers, "the page is served")
-        for path in ("conversations", "fleet", "conversations/c/events"):
+        for path in ("conversations", "fleet", "edges", "conversations/c/events"):
             status, found, response = await call(gateway, f"/api/{path}")
             assert (status, response.headers["Retry-After"]) == (503, "2")
             assert "broker" in found["error"]
