@@ -224,11 +224,27 @@ async function refreshFleet() {
   clearTimeout(refreshFleet.timer);
   if (access.me === undefined || $("fleet").hidden) return;
   try {
-    if (!document.hidden) fleet.show(await access.json("api/fleet"));
+    if (!document.hidden) {
+      const edges = refreshEdges();
+      fleet.show(await access.json("api/fleet"));
+      await edges;
+    }
   } catch (error) {
     showState(error.message);
   }
+  clearTimeout(refreshFleet.timer);
   refreshFleet.timer = setTimeout(refreshFleet, FLEET_MS);
+}
+
+/** A key for some conversations only may not see edges: the panel stays hidden. Throws nothing. */
+async function refreshEdges() {
+  if (access.me.conversation !== null) return;
+  try {
+    fleet.edges.show(await access.json("api/edges"));
+  } catch (error) {
+    if (!error.refused) fleet.edges.problem(error.message);
+    else fleet.edges.element.hidden = true;
+  }
 }
 
 document.addEventListener("visibilitychange", () => {

@@ -2,7 +2,8 @@
 
 import { area, bridged, ceiling, line, points } from "./charts.js";
 import { make, svg, text } from "./dom.js";
-import { clock, duration, short, words } from "./format.js";
+import { EdgesView } from "./edges-view.js";
+import { clock, short } from "./format.js";
 
 const WIDTH = 560;
 const HEIGHT = 150;
@@ -16,14 +17,15 @@ export class FleetView {
   #sessions = new Chart("Open sessions", { unit: String, whole: true });
   #latency = new Chart("Latency of finals", { unit: short });
   #workers = make("section", { class: "panel whole", "aria-label": "Workers" });
-  #edges = make("section", { class: "panel whole", "aria-label": "Edges" });
+  /** The edges, which have an answer of their own. */
+  edges = new EdgesView();
   #notes = make("p", { class: "notes muted" });
 
   constructor(root) {
     this.#root = root;
     root.append(
       make("h1", { class: "visually-hidden" }, "Fleet"),
-      this.#sessions.element, this.#latency.element, this.#workers, this.#edges, this.#notes,
+      this.#sessions.element, this.#latency.element, this.#workers, this.edges.element, this.#notes,
     );
   }
 
@@ -53,7 +55,6 @@ export class FleetView {
           : `${short(minute.latency_p50)} median, 95 % within ${short(minute.latency_p95)}, ${minute.finals} finals`,
     });
     this.#showWorkers(fleet.workers);
-    this.#showEdges(fleet.edges);
     text(this.#notes, (fleet.notes ?? []).join(" "));
   }
 
@@ -70,25 +71,6 @@ export class FleetView {
         "No worker holds a session now."),
     );
   }
-
-  #showEdges(edges) {
-    this.#edges.hidden = edges === undefined;
-    const rows = (edges ?? []).flatMap((edge) =>
-      (edge.sources.length > 0 ? edge.sources : [{}]).map((source) => [
-        edge.agent,
-        source.device ?? source.name ?? "",
-        words(edge.gone ? "does not report" : (source.state ?? "")),
-        source.peak_dbfs === undefined ? "" : level(source),
-        source.spool_seconds ? duration(source.spool_seconds) : "",
-        edge.version ?? "",
-      ]),
-    );
-    this.#edges.replaceChildren(
-      make("h2", {}, "Edges"),
-      table(["Agent", "Source", "State", "Level", "Spool", "Version"], rows,
-        "No edge reports itself."),
-    );
-  }
 }
 
 function meter(used, slots) {
@@ -96,14 +78,6 @@ function meter(used, slots) {
   return make("span", {},
     make("meter", { class: "bar-meter", min: 0, max: Math.max(1, slots), value: used,
       "aria-label": `${value} slots in use` }), ` ${value}`);
-}
-
-function level({ peak_dbfs: peak }) {
-  const share = Math.max(0, Math.min(1, (peak + 60) / 60));
-  const value = `${Math.round(peak)} dBFS`;
-  return make("span", {},
-    make("meter", { class: "bar-meter", min: 0, max: 1, value: share,
-      "aria-label": `peak ${value}` }), ` ${value}`);
 }
 
 function table(head, rows, otherwise) {

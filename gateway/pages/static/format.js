@@ -25,6 +25,11 @@ export function short(seconds) {
   return seconds < 10 ? `${seconds.toFixed(1)} s` : `${Math.round(seconds)} s`;
 }
 
+/** A level. */
+export function decibels(dbfs) {
+  return Number.isFinite(dbfs) ? `${Math.round(dbfs)} dBFS` : "–";
+}
+
 /** Amounts by currency, such as `$0.0123`. */
 export function money(amounts) {
   const parts = Object.entries(amounts ?? {}).filter(([, amount]) => amount > 0);

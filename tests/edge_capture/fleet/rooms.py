@@ -21,10 +21,8 @@ from natterjack.settings import BrokerSettings
 class Room:
     """An edge with one source, which can be muted."""
 
-    tenant = "acme"
-
-    def __init__(self, agent: str = "room-12") -> None:
-        self.agent = agent
+    def __init__(self, agent: str = "room-12", tenant: str = "acme") -> None:
+        self.agent, self.tenant = agent, tenant
         self.changed = asyncio.Event()
         self.state = "capturing"
         self.findings: list[str] = []
@@ -38,7 +36,7 @@ class Room:
             state=self.state,
             level=Level(peak_dbfs=-12.5, rms_dbfs=-31.4, zeros=0.25),
             findings=self.findings,
-            key="acme.lecture.teacher",
+            key=f"{self.tenant}.lecture.teacher",
         )
         return EdgePresence(
             tenant=self.tenant,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from importlib.resources import files
 
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Page, Route
 
 from natterjack.broker.connection import Broker
 from natterjack.events import Gap
 
+from ...edge_capture.fleet.rooms import Room, reporting
+from ...nats_server import NatsServer
 from ..api.conftest import Keys
 from ..process import GatewayProcess
 from ..spoken import Spoken
@@ -30,9 +32,28 @@ async def violations(page: Page) -> list[str]:
     )
 
 
+async def _with_others(route: Route) -> None:
+    """The real answer about an edge, and the same one in all other states."""
+    response = await route.fetch()
+    answer = await response.json()
+    for edge in list(answer["edges"]):
+        (source,) = edge["sources"]
+        failed = {**source, "name": "other", "state": "failed", "error": "it failed"}
+        loud = {**source, "name": "loud", "level": {"peak_dbfs": 0, "rms_dbfs": -3}}
+        for state in ("absent", "stopped", "ending"):
+            sources = [source, failed, loud]
+            other = {"agent": state, "state": state, "last_error": "an error", "sources": sources}
+            answer["edges"].append({**edge, **other})
+    await route.fulfill(response=response, json=answer)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_axe_finds_nothing(
-    gateway: GatewayProcess, ready_broker: Broker, open_page: OpenPage, scheme: str
+    nats_server: NatsServer,
+    gateway: GatewayProcess,
+    ready_broker: Broker,
+    open_page: OpenPage,
+    scheme: str,
 ) -> None:
     for number in range(9):  # all colors of speakers
         spoken = Spoken(ready_broker, "c", f"speaker-{number}")
@@ -54,9 +75,15 @@ async def test_axe_finds_nothing(
     await page.locator("#preview").wait_for()
     assert not await violations(page)
     await page.keyboard.press("Escape")
-    await page.goto(f"{gateway.http}/#/fleet")
-    await page.locator(".figure").first.wait_for()
-    assert not await violations(page)
+    room = Room(tenant="default")
+    room.findings = ["input_low", "input_offset"]
+    await page.route("**/api/edges", _with_others)
+    async with reporting(nats_server, room):
+        await page.goto(f"{gateway.http}/#/fleet")
+        await page.locator(".figure").first.wait_for()
+        await page.locator(".edge-state", has_text="absent").wait_for()
+        assert await page.locator(".edge").count() == 4
+        assert not await violations(page)
     await page.goto(f"{gateway.http}/captions/c?fade=0")
     await page.locator(".caption").first.wait_for()
     assert not await violations(page)

@@ -10,7 +10,9 @@ from playwright.async_api import Error, Page, expect
 
 from natterjack.broker.connection import Broker
 from natterjack.events import Gap, Word
+from natterjack.fleet.edges import EdgePresence, Level, SourcePresence, presence_subject
 
+from ...edge_capture.fleet.rooms import Room, reporting
 from ...nats_server import NatsServer
 from ...waiting import bound, until
 from ..api.conftest import Keys, call
@@ -241,6 +243,25 @@ async def test_all_of_it_can_be_done_by_keyboard(
     assert await page.evaluate(outline) == "solid"
 
 
+def _worst(name: str) -> EdgePresence:
+    """A presence with the longest texts that there may be, and markup in them."""
+    source = SourcePresence(
+        name=name, kind="k" * 64, state="s" * 64, device=HOSTILE, error="e" * 200,
+        findings=[f"finding_{number}" for number in range(31)] + ["f" * 64],
+        key=f"default.{name}.{name}", level=Level(peak_dbfs=-0.2, rms_dbfs=-200, zeros=1),
+    )  # fmt: skip
+    now = datetime.now(UTC)
+    return EdgePresence(
+        tenant="default", agent=name, version="v" * 64, host="h" * 200, last_error=HOSTILE * 2,
+        started_at=now, seen_at=now, sources=[source],
+    )  # fmt: skip
+
+
+async def _store(broker: Broker, presence: EdgePresence) -> None:
+    subject = presence_subject(presence.tenant, presence.agent)
+    await broker.client.jetstream().publish(subject, presence.encode())
+
+
 @pytest.mark.parametrize("width", [320, 390, 760, 1024])
 async def test_nothing_is_wider_than_the_screen(
     gateway: GatewayProcess, ready_broker: Broker, open_page: OpenPage, width: int
@@ -250,11 +271,12 @@ async def test_nothing_is_wider_than_the_screen(
     await spoken.status("assigned")
     await spoken.final("Donaudampfschifffahrtsgesellschaft" * 8)
     await spoken.close("failed", reason="r" * 200, detail="d" * 300, cost=1.5)
+    await _store(ready_broker, _worst(name))
     page = await open_page(f"{gateway.http}/", viewport={"width": width, "height": 640})
     await page.locator(".card").wait_for()
     for address in ("#/", f"#/c/{name}", "#/fleet"):
         await page.evaluate("(hash) => { location.hash = hash; }", address)
-        wanted = {"#/": ".card", "#/fleet": ".figure"}.get(address, ".part")
+        wanted = {"#/": ".card", "#/fleet": ".edge"}.get(address, ".part")
         await page.locator(wanted).first.wait_for()
         wide = await page.evaluate(
             """() => [...document.querySelectorAll("body *")].filter((one) => {
@@ -265,6 +287,9 @@ async def test_nothing_is_wider_than_the_screen(
         )
         assert not wide, address
         assert await page.evaluate("document.documentElement.scrollWidth") <= width
+    assert HOSTILE in (await texts(page, ".source-device"))[0]
+    assert await page.evaluate("window.harmed") is None
+    assert await page.locator(".edges img, .edges script").count() == 0
 
 
 async def test_a_phone_shows_the_list_or_one_conversation(
@@ -399,8 +424,8 @@ async def test_a_token_is_renewed_while_the_page_is_open(
         await gateway.stop()
 
 
-async def test_the_fleet_is_shown_with_charts_that_can_be_read_out(
-    gateway: GatewayProcess, ready_broker: Broker, open_page: OpenPage
+async def test_the_fleet_is_shown_with_charts_that_can_be_read_out_and_edges_with_levels(
+    nats_server: NatsServer, gateway: GatewayProcess, ready_broker: Broker, open_page: OpenPage
 ) -> None:
     for minutes in (40, 20, 1):
         started = datetime.now(UTC) - timedelta(minutes=minutes)
@@ -416,3 +441,30 @@ async def test_the_fleet_is_shown_with_charts_that_can_be_read_out(
     assert await page.locator(".chart .curve").count() == 2
     await chart.hover()
     await page.locator(".legend", has_text="finals").first.wait_for()
+
+    room = Room(tenant="default")
+    elsewhere = Room("their-room", tenant="other")
+    async with reporting(nats_server, elsewhere), reporting(nats_server, room):
+        await shows(page, ".edge-name", ["room-12"])
+        await shows(page, ".edge-state", ["running"])
+        await shows(page, ".source-state", ["capturing"])
+        await shows(page, ".source-device", ["USB"])
+        level = page.get_by_role("img", name="Level of the last 10 s: peak -12 dBFS, RMS -31 dBFS")
+        assert await level.evaluate("(one) => one.getBoundingClientRect().width") > 50
+        link = page.get_by_role("link", name="Conversation lecture, speaker teacher")
+        assert await link.get_attribute("href") == "#/c/lecture"
+        await expect(page.locator(".edge-facts")).to_contain_text("1:15 not yet sent")
+        first = await page.locator(".edge").element_handle()
+        assert first is not None
+        room.state, room.findings = "muted", ["input_low"]
+        room.changed.set()
+        await shows(page, ".source-state", ["muted"])
+        await shows(page, ".findings li", ["input low"])
+        await shows(page, ".panel h2 small", ["1 running  ·  1 with findings or problems"])
+        assert await first.evaluate("(one) => one.isConnected")
+
+    async def stopped() -> bool:
+        return "stopped, seen" in " ".join(await texts(page, ".edge-state"))
+
+    await until(stopped, "it is shown as stopped")
+    assert await page.locator(".level").is_hidden()
