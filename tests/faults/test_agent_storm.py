@@ -17,20 +17,22 @@ from .agent.storm import storm
 
 FAULTS = 8
 SOUND = ("sound server killed", "microphone unloaded", "stop, start")
-"""Faults that cost single words at their edges: docs/explanation/faults.md."""
+"""Faults after which words are lost or doubled: docs/explanation/faults.md."""
 
 
 @pytest.mark.slow
 @pytest.mark.sound
 @pytest.mark.process
 @pytest.mark.timeout(900)
-async def test_every_word_is_transcribed_or_in_a_named_gap(sound_packages: None) -> None:
+async def test_faults_cost_no_more_than_single_words_beside_named_gaps(
+    sound_packages: None,
+) -> None:
+    """Not all that is promised: docs/explanation/faults.md has what `make soak` finds."""
     outcome = await storm(FAULTS, 18, lambda line: None, without=SOUND)
     details = "\n".join([*outcome.lines(), *outcome.log[-200:]])
     assert outcome.faults.total() == FAULTS, details
     assert not outcome.problems, details
     words = [account.words for account in outcome.accounts]
-    # Single words at the edges of gaps are lost: docs/explanation/faults.md has how many.
     assert sum(each.lost + each.doubled for each in words) <= FAULTS // 2, details
     assert all(account.words.heard > 50 for account in outcome.accounts), details
 

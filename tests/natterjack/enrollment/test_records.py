@@ -74,7 +74,11 @@ def invitation(**changes: object) -> Invitation:
         ({"withdrawn_at": NOW}, FIRST, 0, "withdrawn"),
         ({"withdrawn_at": NOW, "keys": (FIRST,)}, FIRST, 0, "withdrawn"),
     ],
-)
+    ids=[
+        "new", "again", "used up", "room", "expired", "expired again", "withdrawn",
+        "withdrawn after a use",
+    ],
+)  # fmt: skip
 def test_what_an_invitation_allows(
     changes: dict[str, object], key: str, after: float, expected: str | None
 ) -> None:
