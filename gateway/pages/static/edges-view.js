@@ -8,6 +8,7 @@ const LOUD_DBFS = -1; // from which a peak is shown as too loud
 const OFFSET_S = 1; // of a clock, from which it is shown
 const SPOOL_S = 5; // of audio that the broker does not have, from which it is shown
 const LIVE = new Set(["running", "ending"]);
+const HEARD = new Set(["capturing", "muted"]); // others have no level any more
 const WELL = new Set(["capturing", "stopped"]);
 
 /** Where on a level a value is, from 0 to 1. Pure. */
@@ -139,7 +140,7 @@ function updateSource(element, source, live) {
     ? `Conversation ${source.conversation}, speaker ${source.speaker}` : undefined);
   text(device, [source.kind === source.name ? "" : source.kind, source.device].filter(Boolean).join("  ·  "));
   device.hidden = device.textContent === "";
-  updateLevel(level, live ? source.level : undefined);
+  updateLevel(level, live && HEARD.has(source.state) ? source.level : undefined);
   reconcile(findings, live ? [...new Set(source.findings)] : [], String,
     () => make("li"), (item, code) => text(item, words(code)));
   findings.hidden = findings.childElementCount === 0;

@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from natterjack.broker.connection import connected
+from natterjack.fleet.edge_reader import EdgesReader
 from natterjack.local.demo import bundled_recording, bundled_text
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.local.wer import word_error_rate
+from natterjack.settings import BrokerSettings
 from tests.edge_capture.media import make
 from tests.natterjack.local.endings import Run
 from tests.waiting import soon, until
@@ -326,3 +329,7 @@ async def test_an_installation_is_used(
     assert f"transcribing cities.wav with {nats_server.url}" in run.text
     check_text((tmp_path / "cities.txt").read_text())
     assert not unfinished(tmp_path)
+    async with connected(BrokerSettings(url=nats_server.url), name="reader", once=True) as broker:
+        reader = EdgesReader(broker)
+        await reader.start()
+        assert not (await reader.read()).rows  # its edges are gone, and nobody misses them
