@@ -28,7 +28,7 @@ from natterjack.enrollment.records import Invitation
 from natterjack.enrollment.store import Store, invitation_key
 from natterjack.enrollment.token import Token, parse_token
 from natterjack.errors import BrokerUnreachable
-from natterjack.settings import StreamSettings
+from natterjack.settings import BrokerSettings, StreamSettings
 from tests.natterjack.cli.commands import Command
 from tests.natterjack.enrollment.signed import SignedServer
 from tests.waiting import bound, soon, until
@@ -98,6 +98,20 @@ async def stored(server: SignedServer, key: str) -> int:
     return sum((info.state.subjects or {}).values())
 
 
+async def check_speaks_for_itself_alone(server: SignedServer, creds: Path) -> None:
+    """Assert that the edge acme.hall may report as no other edge, and answer for none."""
+    refused: set[str] = set()
+    foreign = {"$KV.stt_edges.acme.desk", "$KV.stt_edges.other.hall", "stt.edge.acme.desk.token"}
+    heard = {"stt.edge.acme.desk", "stt.edge.other.hall", "stt.edge.acme.*"}
+    async with connected(BrokerSettings(url=server.url, creds=creds), name="test") as broker:
+        broker.on_refusal.add(lambda refusal: refused.add(refusal.subject))
+        for subject in foreign:
+            await broker.client.publish(subject, b"{}")
+        for subject in heard:
+            await broker.client.subscribe(subject)
+        await until(lambda: refused == foreign | heard, "the broker refuses all of it")
+
+
 async def test_an_invited_machine_captures_until_it_is_revoked(
     server: SignedServer, tmp_path: Path
 ) -> None:
@@ -138,6 +152,10 @@ async def test_an_invited_machine_captures_until_it_is_revoked(
             await until(listed, "the center sees the edge")
             done = await server.edges("status", "hall", "--json")
             assert json.loads(done.out)["sources"][0]["key"] == "acme.d.speaker", done
+            await check_speaks_for_itself_alone(server, identity / "edge.creds")
+            assert [each["agent"] for each in json.loads((await server.edges("--json")).out)] == [
+                "hall"
+            ]
             done = await server.edges("revoke", "hall", "--tenant", "acme")
             assert done.status == 0, done
             await capturing.says("Authentication Revoked")
