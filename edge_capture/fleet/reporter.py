@@ -49,6 +49,9 @@ _LEAST_INTERVAL_S = 1.0
 _MEASURE_S = 60.0
 """How often the clock is compared with the server's."""
 _ROUND_TRIP_S = 3.0
+_READS, _REPLICA_S = 4, 0.5
+"""How often, and after how long each, the entry is read until it is the one just written: the
+nearest replica answers, and learns from the next heartbeat of its leader, 1 s, what is stored."""
 _MAX_REQUESTS = 16
 """Requests that may wait for their turn."""
 
@@ -177,6 +180,11 @@ class Reporter:
         after = time.time()
         self._written = True
         found = await self._stored(broker)
+        for _ in range(_READS - 1):
+            if found is None or found.sequence >= sequence:
+                break
+            await asyncio.sleep(_REPLICA_S)
+            found = await self._stored(broker)
         if found is not None and found.sequence == sequence:
             measured = offset_seconds(before, after, found.stored_at)
             self._offset = measured if measured is not None else self._offset

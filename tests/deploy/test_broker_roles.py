@@ -452,7 +452,7 @@ async def test_an_edge_is_seen_and_steered_from_its_own_account(
             shown = (await listed()).get("acme.screen")
             return shown is not None and shown["clock_offset_seconds"] is not None
 
-        await until(reports, "the edge has written its presence, and read it back")
+        await until(reports, "the edge has written its presence, and read it back", 90)
         assert "acme.screen" in await edges("status", "screen")
         assert "acme.screen: muted mic\n" in await edges("mute", "screen", "mic")
         async with (

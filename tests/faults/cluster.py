@@ -17,8 +17,9 @@ _NODES = 3
 class Cluster:
     """Nodes `n0` to `n2`, each with its own store. Streams in it should have 3 replicas."""
 
-    def __init__(self, store: Path, known: int = _NODES) -> None:
-        """Only the first `known` nodes are named in the routes; the others join when they start."""
+    def __init__(self, store: Path, known: int = _NODES, extra: tuple[str, ...] = ()) -> None:
+        """Only the first `known` nodes are named in the routes; the others join when they start.
+        `extra` are further arguments of each."""
         ports = [free_port() for _ in range(_NODES)]
         routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports[:known])
         self.nodes: list[EmbeddedServer] = [
@@ -27,6 +28,7 @@ class Cluster:
                 extra_arguments=(
                     "--name", f"n{number}", "--cluster_name", "natterjack",
                     "--cluster", f"nats://127.0.0.1:{port}", "--routes", routes,
+                    *extra,
                 ),
             )
             for number, port in enumerate(ports)
