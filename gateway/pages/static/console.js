@@ -29,6 +29,7 @@ let microphone;
 let toastTimer;
 let streamState = "connecting";
 let listProblem = "";
+let mayEdges = true;
 
 // ---- signing in ----------------------------------------------------------------------------------
 
@@ -37,13 +38,17 @@ async function enter() {
     await access.enter();
     entered();
   } catch (error) {
-    if (error.refused) return askForKey(access.secret === undefined ? "" : error.message);
+    // A right secret is let in even where others are told to come back later (429).
+    if (error.refused || error.status === 429) {
+      return askForKey(access.secret === undefined ? "" : error.message);
+    }
     showState(error.message);
     setTimeout(enter, 2000);
   }
 }
 
 function entered() {
+  mayEdges = access.me.conversation === null;
   $("logout").hidden = !access.me.keys;
   $("speak").hidden = !access.me.doors.includes("deepgram");
   text($("tenant"), access.me.tenant);
@@ -238,12 +243,13 @@ async function refreshFleet() {
 
 /** A key for some conversations only may not see edges: the panel stays hidden. Throws nothing. */
 async function refreshEdges() {
-  if (access.me.conversation !== null) return;
+  if (!mayEdges) return;
   try {
     fleet.edges.show(await access.json("api/edges"));
   } catch (error) {
-    if (!error.refused) fleet.edges.problem(error.message);
-    else fleet.edges.element.hidden = true;
+    if (error.status !== 403) return fleet.edges.problem(error.message);
+    mayEdges = false;
+    fleet.edges.element.hidden = true;
   }
 }
 
