@@ -1,7 +1,8 @@
 """What an edge costs that records one microphone all day: `python -m bench.edge_idle`.
 
-Runs `natterjack-edge mic` on a real nats-server and a PulseAudio server without hardware, whose
-microphone delivers as much at a time as it is asked for, as those of hardware do.
+Runs `natterjack-edge mic`, or with `--run` an agent with one source, on a real nats-server and a
+PulseAudio server without hardware, whose microphone delivers as much at a time as it is asked for,
+as those of hardware do.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ from tests.waiting import until
 from .processes import broker, cpu_seconds, resident_bytes
 
 _SETTLE_S = 10.0
+_CONFIG = """
+[[sources]]
+name = "room"
+kind = "microphone"
+device = "room"
+"""
 
 
 def wake_ups(pid: int) -> Counter[str]:
@@ -39,7 +46,7 @@ def wake_ups(pid: int) -> Counter[str]:
     return found
 
 
-async def measure(seconds: float, arguments: list[str]) -> list[list[str]]:
+async def measure(seconds: float, arguments: list[str], *, configured: bool) -> list[list[str]]:
     """Return the rows of a table."""
     async with (
         broker() as nats,
@@ -52,12 +59,14 @@ async def measure(seconds: float, arguments: list[str]) -> list[list[str]]:
             try:
                 await server.start()
                 server.plug_in("room", "hall.monitor")
+                command = ["mic", "--device", "room"]
+                if configured:
+                    config = Path(directory) / "edge.toml"
+                    config.write_text(_CONFIG)
+                    command = ["run", "--config", str(config)]
                 with log.open("wb") as stderr:
                     edge = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
-                        [
-                            sys.executable, "-m", "edge_capture", "mic", "--device", "room",
-                            *arguments,
-                        ],
+                        [sys.executable, "-m", "edge_capture", *command, *arguments],
                         env=os.environ | server.environment | {"NATS_URL": nats.url},
                         stderr=stderr, stdout=subprocess.DEVNULL,
                     )  # fmt: skip
@@ -86,8 +95,12 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seconds", type=float, default=60, help="how long to measure")
+    parser.add_argument("--run", action="store_true", help="measure `natterjack-edge run`")
     known, arguments = parser.parse_known_args()
-    print(*table(asyncio.run(measure(known.seconds, arguments)), right=(1,)), sep="\n")
+    print(
+        *table(asyncio.run(measure(known.seconds, arguments, configured=known.run)), right=(1,)),
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

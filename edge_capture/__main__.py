@@ -18,9 +18,10 @@ import sys
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from natterjack.errors import NatterjackError, UsageError
+from natterjack.process import without_aiohttp  # noqa: F401 - before what imports nats-py
 from natterjack.process.run import run_loop
 from natterjack.process.sd_notify import notify_systemd
 from natterjack.process.start import flush_streams
@@ -43,7 +44,6 @@ from .keep.recorder import keep_audio, open_keep
 from .keep.settings import KeepSettings
 from .options.playing import PlaySettings
 from .parser import make_parser
-from .playback.run import PlayRun, make_run
 from .session import make_keys, make_leftover, make_sessions, resume_sessions
 from .settings import (
     CaptionSettings,
@@ -59,6 +59,9 @@ from .settings import (
 from .sources import DEVICE_THREADS, Source
 from .spool import Origin, Spool, SpooledBacklog
 from .stop_signals import stopped_by_signals
+
+if TYPE_CHECKING:
+    from .playback.run import PlayRun
 
 log = logging.getLogger("edge_capture")
 
@@ -132,6 +135,8 @@ async def _capture(flags: argparse.Namespace) -> int:
 
 def _player_beside(flags: argparse.Namespace, key: SessionKey, broker: BrokerSettings) -> PlayRun:
     """Open the player of `mic --play`, on the conversation of `key`. Raises: UsageError."""
+    from .playback.run import make_run
+
     settings = load(PlaySettings, flags)
     if settings.file == Path("-"):
         raise UsageError(
@@ -191,6 +196,8 @@ async def _send(flags: argparse.Namespace) -> int:
 
 async def _play(flags: argparse.Namespace) -> int:
     """Run `play`. Returns the exit status."""
+    from .playback.run import make_run
+
     with stopped_by_signals(restore_terminal) as stop:
         run = make_run(
             load(ConversationSettings, flags),

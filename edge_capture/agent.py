@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,9 @@ from typing import Any
 from natterjack.broker.connection import Broker
 from natterjack.broker.login.attempts import Attempts
 from natterjack.process.run import end_tasks
+from natterjack.process.terminal import rewritable
 from natterjack.settings import BrokerSettings
 
-from .capture.captions import caption_output, on_terminal, show_captions
 from .capture.outcome import close, report_leftover, report_session, report_taken
 from .capture.reading import Reading
 from .capture.take import Take
@@ -27,7 +28,6 @@ from .input_report import InputReport
 from .session import EdgeSession
 from .sources import Source
 from .spool import Spool
-from .transcript import print_text
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +149,8 @@ class Agent:
                 stopping = asyncio.Event() if interrupted else stop
                 await self._run_until(take.wait_closed(), stopping)
                 if self.broker is not None and not stopping.is_set():
+                    from .transcript import print_text
+
                     text = print_text([session.chain for session in self.sessions], self.broker)
                     await self._run_until(text, stopping)
             await end_tasks(side)
@@ -175,10 +177,13 @@ class Agent:
 
     async def _display(self) -> None:
         # On a terminal, captions are in place of the progress.
-        if not (self._options.quiet or (self._options.captions and on_terminal())):
+        captions = self._options.captions and sys.stdout is not None and rewritable(sys.stdout)
+        if not (self._options.quiet or captions):
             await show_progress(self)
 
     async def _show_captions(self) -> None:
+        from .capture.captions import caption_output, show_captions
+
         keys = [session.spec.key for session in self.sessions]
         # A terminal that is closed does not end the capture.
         with contextlib.suppress(OSError), caption_output(keys) as captions:

@@ -8,12 +8,7 @@ import logging
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Protocol
-
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Protocol
 
 from natterjack.broker.connection import Broker
 from natterjack.broker.login.attempts import Attempts
@@ -29,6 +24,10 @@ from .session import EdgeSession
 from .session_status import WAITING
 from .sources import Source
 from .succession import clock_text
+
+if TYPE_CHECKING:  # an edge that runs unattended needs no rich
+    from rich.table import Table
+    from rich.text import Text
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +178,9 @@ async def show_progress(agent: Agent) -> None:
 
 async def _show_live(agent: Agent) -> None:
     """Show a live table with log lines above it."""
+    from rich.console import Console
+    from rich.live import Live
+
     terminal, console = sys.stderr, Console(stderr=True)
     live = Live(console=console, auto_refresh=False, transient=True)
     with live, logging_above():
@@ -215,6 +217,9 @@ def columns_within(room: int) -> list[str]:
 
 def _table(agent: Agent, room: int) -> Table:
     """The table for a terminal of `room` columns."""
+    from rich.table import Table
+    from rich.text import Text
+
     activity = agent.activity
     title = agent.title if activity == CAPTURING else f"{agent.title} ({activity})"
     # Text, since square brackets in the name of a file or device are markup in a str.
@@ -253,6 +258,8 @@ def _table(agent: Agent, room: int) -> Table:
 
 
 def _meter(level: float) -> Text:
+    from rich.text import Text
+
     part = (level - _METER_FLOOR_DBFS) / -_METER_FLOOR_DBFS
     cells = round(min(1.0, max(0.0, part)) * _METER_CELLS)
     style = "red" if level > _LOUD_DBFS else "green"

@@ -22,17 +22,12 @@ from natterjack.consume.markers import Marker
 from natterjack.decoding import AnyEvent
 from natterjack.errors import NotAllowed
 from natterjack.process.run import end_tasks
-from natterjack.process.terminal import rewritable, unread
+from natterjack.process.terminal import unread
 from natterjack.subjects import EventKind, SessionKey, transcript_filter
 
 from ..delivery.link import Connected, Link
 
 log = logging.getLogger(__name__)
-
-
-def on_terminal() -> bool:
-    """Whether captions have rows that are rewritten, beside which nothing else may be drawn."""
-    return sys.stdout is not None and rewritable(sys.stdout)
 
 
 def caption_output(keys: Sequence[SessionKey] | None = None) -> Captions:

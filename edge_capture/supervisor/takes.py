@@ -6,16 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from natterjack.broker.connection import Broker
-from natterjack.consume.captions import Captions
 from natterjack.errors import NatterjackError
 from natterjack.process.run import end_tasks
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
 
-from ..capture.captions import caption_output, show_captions
 from ..capture.outcome import close, report_leftover, report_session, report_taken
 from ..capture.take import Take
 from ..delivery.chain import Chain
@@ -23,6 +21,9 @@ from ..delivery.leftovers import Leftovers
 from ..delivery.link import Link
 from ..session import EdgeSession
 from ..spool import Spool
+
+if TYPE_CHECKING:
+    from natterjack.consume.captions import Captions
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +177,8 @@ class Takes:
                 tasks.create_task(tell(), name="given up"),
             ]
             if delivery.captions:
+                from ..capture.captions import caption_output, show_captions
+
                 if self._captions is None:
                     self._captions = self._screen.enter_context(caption_output())
                 keys = [session.spec.key for session in take.sessions]

@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import nkeys
-
 from natterjack.errors import UsageError
 from natterjack.settings import BrokerSettings
 
@@ -123,6 +121,8 @@ class Identity:
 
     def sign(self, nonce: str) -> bytes:
         """Return the signature of the server's nonce, in base 64."""
+        import nkeys  # 1 MB, and only with a key or credentials
+
         assert self.seed is not None
         pair = nkeys.from_seed(bytearray(self.seed))
         try:
@@ -220,6 +220,8 @@ def _tls_files(settings: BrokerSettings) -> _Source[_Tls]:
 
 def _read_seed(content: bytes) -> tuple[bytes, str]:
     """Return a seed and its public key. Raises ValueError."""
+    import nkeys
+
     seed = content.strip()
     try:
         pair = nkeys.from_seed(bytearray(seed))

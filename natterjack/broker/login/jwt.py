@@ -15,11 +15,8 @@ import secrets
 import time
 from typing import Any, NamedTuple
 
-import nkeys
-
-OPERATOR, ACCOUNT, USER = (
-    nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER,
-)  # fmt: skip
+OPERATOR, ACCOUNT, USER = 14 << 3, 0 << 3, 20 << 3
+"""The type bytes of NKeys, which make the first letter of a public key: O, A or U."""
 _HEADER = {"typ": "JWT", "alg": "ed25519-nkey"}
 MAX_JWT_BYTES = 256 * 1024
 
@@ -35,6 +32,8 @@ class Key(NamedTuple):
 
     def sign(self, data: bytes) -> bytes:
         """Return the signature of `data`."""
+        import nkeys  # 1 MB, and an edge without credentials needs none
+
         pair = nkeys.from_seed(bytearray(self.seed))
         try:
             return bytes(pair.sign(data))
@@ -44,11 +43,15 @@ class Key(NamedTuple):
 
 def make_key(kind: int = USER) -> Key:
     """Make a key pair of a kind: OPERATOR, ACCOUNT or USER."""
+    import nkeys
+
     return read_key(bytes(nkeys.encode_seed(os.urandom(32), kind)))
 
 
 def read_key(seed: bytes) -> Key:
     """Return the key pair of a seed. Raises ValueError."""
+    import nkeys
+
     seed = seed.strip()
     try:
         pair = nkeys.from_seed(bytearray(seed))
