@@ -135,20 +135,25 @@ def choose_preferred(
     are no preferences.
 
     `known` has the device that each preference meant before: it is taken among several that match,
-    and it alone for an index, which may belong to another device by now. Those that are `avoided`
-    are taken only if there is no other.
+    and it alone for an index, which may belong to another device by now. If it was a source of the
+    sound server, no other host's device is taken: one with this name would be the server's, too,
+    which could connect it to another microphone. Those that are `avoided` are taken only if there
+    is no other.
 
     Raises: SourceError if there is none; Ambiguous if several match a preference.
     """
     first: Choice | None = None
     for rank, wanted in enumerate(preferences or (None,)):
-        device = next((each for each in devices if each.key == known.get(rank)), None)
+        before = known.get(rank)
+        on_server = before is not None and before[0] == PULSE
+        some = [each for each in devices if each.host == PULSE] if on_server else devices
+        device = next((each for each in some if each.key == before), None)
         if device is None:
-            found = [] if wanted is None else matching(devices, wanted)
+            found = [] if wanted is None else matching(some, wanted)
             if wanted is None:
-                device = select_device(devices, None) if devices else None
+                device = select_device(some, None) if some else None
             elif found and not (wanted.isdecimal() and rank in known):
-                device = select_device(devices, wanted)
+                device = select_device(some, wanted)
         if device is not None and device.key not in avoided:
             return Choice(device, rank)
         if device is not None:

@@ -139,3 +139,13 @@ def test_the_same_microphone_is_chosen_again_among_several() -> None:
 def test_names_with_commas_in_parentheses_are_one() -> None:
     found = MicrophoneSettings(device=" HDA: ALC257 (hw:0,0), Jabra,,")
     assert found.device == ("HDA: ALC257 (hw:0,0)", "Jabra")
+
+
+@pytest.mark.parametrize("preferences", [["USB headset"], []])
+def test_what_the_sound_server_had_is_not_taken_from_another_host(preferences: list[str]) -> None:
+    """The server could connect a device of another host to any of its microphones."""
+    known = {0: source("USB headset").key}
+    with pytest.raises(SourceError, match="available"):
+        choose_preferred(DEVICES, preferences, known)
+    assert choose_preferred(DEVICES, ["USB headset", "pulse"], known) == (DEVICES[0], 1)
+    assert choose_preferred(DEVICES, preferences).rank == 0
