@@ -162,7 +162,8 @@ async def test_the_unit_of_a_user_captures_from_the_users_sound_server(
     booted.run("useradd", "-m", "-u", "1500", "ann")
     home = booted.files / "home" / "ann"
     booted.run("install", "-d", "-o", "ann", "/home/ann/.config", "/home/ann/.config/natterjack")
-    config = '[[sources]]\nname = "table"\nkind = "microphone"\n'
+    # Without a sound card, all that the server has is the monitor of a loudspeaker of its own.
+    config = '[[sources]]\nname = "table"\nkind = "microphone"\ndevice = "auto_null.monitor"\n'
     (home / ".config/natterjack/edge.toml").write_text(config)
     (home / ".config/natterjack/edge.env").write_text("NATS_URL=nats://127.0.0.1:9\n")
     booted.run("chown", "-R", "ann", "/home/ann/.config")
