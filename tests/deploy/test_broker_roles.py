@@ -68,7 +68,7 @@ def settings_of(server: SecuredServer, user: str) -> BrokerSettings:
 # ---- the table -----------------------------------------------------------------------------------
 
 KEY, FOREIGN = "acme.call.agent", "other.call.agent"
-KINDS = ("interim", "final", "turn", "status", "usage")
+KINDS = ("interim", "final", "turn", "status", "usage", "notice")
 VOICE_KINDS = ("status", "utterance", "usage")
 VOICE = (streams.VOICE_SESSIONS, streams.TEXT, streams.SPEECH, streams.VOICE_EVENTS)
 STORED = (streams.SESSIONS, streams.AUDIO, streams.TRANSCRIPTS, streams.SLOTS,
