@@ -102,6 +102,12 @@ class RotateTable(Table):
     silence_dbfs: float = described(
         -50, "level up to which audio counts as silent, in dBFS", ge=-96, le=0
     )
+    wait_seconds: float = described(
+        5,
+        "seconds of audio for which a rotation that is due waits for a pause between words; 0 does "
+        "not wait, and may cut a word in two",
+        ge=0, le=60,
+    )  # fmt: skip
 
     @field_validator("at", mode="before")
     @classmethod

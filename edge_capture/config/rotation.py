@@ -10,6 +10,8 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import NamedTuple
 
 _DAY_MINUTES = 24 * 60
+_PAUSE_S, _QUIETER_DB = 0.15, 20.0
+"""A pause is this long, and this much quieter than what was said."""
 _SET_BACK_NS = 60 * 1_000_000_000
 """From here on, a step back of the wall clock means that it was set."""
 
@@ -88,35 +90,71 @@ class Silence:
         self._audible = False
 
 
+class Pause:
+    """The pause between words that a rotation waits for: a word that is cut in two is understood in
+    neither session."""
+
+    def __init__(self, wait_s: float, dbfs: float) -> None:
+        """It is waited for over `wait_s` seconds of audio; 0 does not wait. Audio whose level is at
+        most `dbfs` is a pause in any case."""
+        self._wait_s = wait_s
+        self._dbfs = dbfs
+        self._waited_s = self._quiet_s = 0.0
+        self._loudest = dbfs
+
+    def feed(self, seconds: float, level_dbfs: float) -> bool:
+        """Take the level of the next so many seconds. Returns whether to wait no longer."""
+        self._loudest = max(self._loudest, level_dbfs)
+        quiet = level_dbfs <= max(self._dbfs, self._loudest - _QUIETER_DB)
+        self._quiet_s = self._quiet_s + seconds if quiet else 0.0
+        over = self._quiet_s >= _PAUSE_S or self._waited_s >= self._wait_s
+        self._waited_s += seconds
+        if over:
+            self._waited_s, self._quiet_s, self._loudest = 0.0, 0.0, self._dbfs
+        return over
+
+
 class Rotation:
     """When one source is rotated."""
 
     def __init__(
-        self, schedule: Schedule, silence: Silence | None = None, *, began_ns: int
+        self,
+        schedule: Schedule,
+        silence: Silence | None = None,
+        pause: Pause | None = None,
+        *,
+        began_ns: int,
     ) -> None:
-        """`began_ns` is the wall clock at which the first session began, in nanoseconds."""
+        """`began_ns` is the wall clock at which the first session began, in nanoseconds. Without
+        `pause`, a session is rotated as soon as that is due."""
         self._schedule = schedule
         self._silence = silence
+        self._pause = pause
         self._due_ns = self._next(began_ns)
         self._newest_ns = began_ns
         self._asked = False
 
-    @property
-    def needs_level(self) -> bool:
-        """Whether `feed` needs the level."""
-        return self._silence is not None
+    def needs_level(self, time_ns: int) -> bool:
+        """Whether `feed` needs the level of the block of this time."""
+        return self._silence is not None or (self._pause is not None and self.is_due(time_ns))
 
     def ask(self) -> None:
-        """Rotate before the next block."""
+        """Rotate at the next pause."""
         self._asked = True
+
+    def is_due(self, time_ns: int) -> bool:
+        """Whether a rotation is due at this time on the wall clock."""
+        if time_ns < self._newest_ns - _SET_BACK_NS:
+            self._due_ns = self._next(time_ns)
+        self._newest_ns = time_ns
+        return self._asked or (self._due_ns is not None and time_ns >= self._due_ns)
 
     def feed(self, time_ns: int, seconds: float = 0, level_dbfs: float = 0) -> bool:
         """Take the wall clock, the length and the level of the next block. Returns whether a
         session is to begin with it."""
-        if time_ns < self._newest_ns - _SET_BACK_NS:
-            self._due_ns = self._next(time_ns)
-        self._newest_ns = time_ns
-        due = self._asked or (self._due_ns is not None and time_ns >= self._due_ns)
+        due = self.is_due(time_ns)
+        if due and self._pause is not None:
+            due = self._pause.feed(seconds, level_dbfs)
         if self._silence is not None:
             due |= self._silence.feed(seconds, level_dbfs)
         if due:

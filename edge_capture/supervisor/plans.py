@@ -22,7 +22,7 @@ from natterjack.subjects import SessionKey
 from ..config.load import Config, ConfigError
 from ..config.models import FileTable, RotateTable, SourceTable
 from ..config.naming import Template
-from ..config.rotation import Rotation, Schedule, Silence
+from ..config.rotation import Pause, Rotation, Schedule, Silence
 from ..keep.settings import KeepSettings
 from ..settings import (
     DeliverySettings,
@@ -158,7 +158,8 @@ class Plan:
         if rotate.silence_minutes is not None:
             silence = Silence(rotate.silence_minutes * 60, rotate.silence_dbfs)
         schedule = Schedule(rotate.every_minutes, rotate.at, self.zone)
-        return Rotation(schedule, silence, began_ns=began_ns or time.time_ns())
+        pause = Pause(rotate.wait_seconds, rotate.silence_dbfs)
+        return Rotation(schedule, silence, pause, began_ns=began_ns or time.time_ns())
 
     def origin(self, source: AudioFormat) -> Origin:
         """What the spool keeps of the source. Raises: UsageError if a file has gone."""

@@ -37,7 +37,7 @@ async def resume(source: Source, plan: Plan, found: list[SpooledBacklog]) -> Res
     rotation = plan.rotation(round(spec.opened_at.timestamp() * 1e9))
     if not plan.template.matches(spec.conversation):
         return None
-    if origin.live and rotation.feed(time.time_ns()):
+    if origin.live and rotation.is_due(time.time_ns()):
         return None
     frame = await seek(source, backlogs)
     sessions = resume_sessions(

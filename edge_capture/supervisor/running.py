@@ -148,7 +148,7 @@ class RunningSource:
         return True
 
     def rotate(self) -> bool:
-        """Begin new sessions with the next block. Returns False if nothing is captured."""
+        """Begin new sessions at the next pause. Returns False if nothing is captured."""
         if self.reading is None:
             return False
         self._rotation.ask()
@@ -324,9 +324,9 @@ class RunningSource:
         """Return the take to which a block belongs. The last one ends with the sample before."""
         assert self.reading is not None
         source = self.reading.source
-        level = (
-            block_dbfs(block.samples, source.format.encoding) if self._rotation.needs_level else 0.0
-        )
+        level = 0.0
+        if self._rotation.needs_level(block.time_ns):
+            level = block_dbfs(block.samples, source.format.encoding)
         seconds = source.format.seconds(len(block.samples))
         if not self._rotation.feed(block.time_ns, seconds, level):
             return take

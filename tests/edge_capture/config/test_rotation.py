@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from edge_capture.config.rotation import Rotation, Schedule, Silence
+from edge_capture.config.rotation import Pause, Rotation, Schedule, Silence
 
 BERLIN, ADELAIDE = ZoneInfo("Europe/Berlin"), ZoneInfo("Australia/Adelaide")
 S = 1_000_000_000
@@ -116,6 +116,45 @@ def test_a_request_rotates_once() -> None:
     rotation.ask()
     assert rotation.feed(2)
     assert not rotation.feed(3)
+
+
+def waiting(wait_s: float = 5) -> Rotation:
+    """A rotation that is due."""
+    rotation = Rotation(Schedule(), None, Pause(wait_s, -50), began_ns=0)
+    rotation.ask()
+    assert rotation.needs_level(0)
+    return rotation
+
+
+@pytest.mark.parametrize(
+    ("levels", "after"),
+    [
+        ([-90, -90], 1),
+        ([-20, -20, -60, -20, -60, -60], 5),  # a consonant is no pause
+        ([-20, -30, -38, -41, -41], 4),  # the noise of the room
+        ([-30, -38, -20, -41, -41], 4),
+        ([-40, -49, -45, -60, -60], 4),
+        ([-20] * 80, 40),
+    ],
+)
+def test_a_rotation_waits_for_a_pause(levels: list[float], after: int) -> None:
+    """Blocks have 0.125 s."""
+    rotation = waiting()
+    found = [rotation.feed(n, 0.125, level) for n, level in enumerate(levels)]
+    assert found.index(True) == after
+    assert not rotation.needs_level(after + 1), "once"
+
+
+def test_a_rotation_need_not_wait() -> None:
+    assert waiting(0).feed(0, 0.125, -20)
+
+
+def test_the_next_rotation_waits_anew() -> None:
+    rotation = waiting()
+    assert [rotation.feed(n, 0.125, -20) for n in range(41)].index(True) == 40
+    rotation.ask()
+    assert not rotation.feed(60, 0.125, -20)
+    assert [rotation.feed(n, 0.125, -41) for n in range(2)] == [False, True]
 
 
 def test_silence_rotates_once_until_something_is_audible() -> None:

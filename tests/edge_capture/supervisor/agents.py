@@ -51,8 +51,8 @@ class Counter:
 
 
 def pipe(name: str, counter: Counter, *lines: str) -> str:
-    """A table of the configuration file."""
-    return source(name, "pipe", f'path = "{counter.path}"', *lines)
+    """A table of the configuration file. What is written to a pipe has no pauses."""
+    return source(name, "pipe", f'path = "{counter.path}"', "rotate.wait_seconds = 0", *lines)
 
 
 def source(name: str, kind: str, *lines: str) -> str:

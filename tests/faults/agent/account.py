@@ -133,8 +133,6 @@ def account(
             found.gap_seconds[cause] = found.gap_seconds.get(cause, 0.0) + seconds
     for before, after in itertools.pairwise(ordered):
         if after.start - before.end <= _JOINED_S:
-            # A word that is being said when a session rotates is whole in neither of the two.
-            gaps.append((after.start, after.start))
             continue
         found.absent_seconds += after.start - before.end
         gaps.append((before.end - blur, after.start + blur))

@@ -115,7 +115,8 @@ def _configure(directory: Path, seconds: float) -> Path:
     lines = [
         'agent = "room"', 'tenant = "t"', "[delivery]", "catch_up_rate = 0",
         "[defaults]", 'conversation = "{source}-{time}"', "chunk_ms = 1000",
-        "publish_sample_rate = 0", "rotate.every_minutes = 60", 'time_zone = "UTC"',
+        "publish_sample_rate = 0", "rotate.every_minutes = 60", "rotate.wait_seconds = 0",
+        'time_zone = "UTC"',
     ]  # fmt: skip
     for number in range(SOURCES):
         lines += [
