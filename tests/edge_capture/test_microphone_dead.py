@@ -37,4 +37,5 @@ async def test_a_sound_server_that_hangs_is_replaced(
     await hears(ready_broker, 1.9)
     edge.interrupt()
     assert await edge.exit_code() == 0, edge.stderr
-    check_jump(await only_recording(ready_broker), 5, played_at)
+    # It is given up after 5 s; the new server may deliver what its source has had just before.
+    check_jump(await only_recording(ready_broker), 4.8, played_at)

@@ -151,7 +151,7 @@ async def test_a_session_that_ends_while_its_edge_captures_is_continued(
         await captured(ready_broker, pipe.seconds + 1)
     specs = await opened(ready_broker, 2)
     check_chain(specs, [2.5])
-    await edge.says('"state": "waiting for a worker"')
+    await edge.says("waiting for a worker")  # beside what is said of the input
     account = Account(transcribed_seconds=pipe.seconds - 2.5)
     await say(
         ready_broker, ended(second, pipe.seconds, "closed", reason="end of audio", account=account)

@@ -106,8 +106,12 @@ class PulseRecording(Recording):
 
     def _read(self, client: Client) -> None:
         """Take everything that has arrived. It is copied at once: libpulse must not hold memory of
-        the server, for which it would wait forever if the server were killed."""
-        pulse, stream, parts = client.pulse, self._stream, list[bytes]()
+        the server, for which it would wait forever if the server were killed.
+
+        Each part is a block of its own: after this process was stopped, audio may be missing
+        between any two of them.
+        """
+        pulse, stream = client.pulse, self._stream
         state = pulse.pa_stream_get_state(stream)
         if state >= STREAM_FAILED:
             raise client.error()
@@ -123,10 +127,8 @@ class PulseRecording(Recording):
                 break
             # Without data, it is a hole: the server has dropped audio.
             if data.value is not None:
-                parts.append(ctypes.string_at(data, size.value))
+                self._deliver(ctypes.string_at(data, size.value), 0)
             pulse.pa_stream_drop(stream)
-        if parts:
-            self._deliver(b"".join(parts), 0)
         if self._source is None and self._moved_to_monitor(client):
             raise PulseError("moved to a monitor")
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from nats.errors import NoRespondersError
 
+from ...waiting import until
 from ..edge_table.sound import boot_time
 from ..soak import environment, fault_rows
 from .account import HEAD, Account
@@ -195,7 +196,15 @@ class Storm:
             self._rig.away.append((begin, self._rig.now))
 
     async def _ask(self, op: str, source: str | None) -> None:
-        answer = await self._rig.request(op, source)
+        answer = ""
+
+        async def answered() -> bool:
+            nonlocal answer
+            with contextlib.suppress(NoRespondersError):  # it may be about to connect again
+                answer = await self._rig.request(op, source)
+            return bool(answer)
+
+        await until(answered, f"the agent answers {op}", 60)
         assert '"ok":true' in answer.replace(" ", ""), f"{op} {source}: {answer[:300]}"
 
     async def _suspended(self) -> None:

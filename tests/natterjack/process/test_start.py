@@ -146,7 +146,7 @@ def test_every_program_has_a_version(program: str) -> None:
     ("program", "module", "package"),
     [
         ("natterjack", "nats", "natterjack"),
-        ("natterjack-edge", "rich", "natterjack[edge]"),
+        ("natterjack-edge", "numpy", "natterjack[edge]"),
         ("natterjack-gateway", "aiohttp", "natterjack[gateway]"),
         ("natterjack-worker", "aiohttp", "natterjack[worker]"),
     ],
