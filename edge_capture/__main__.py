@@ -244,10 +244,10 @@ def _configure_log(flags: argparse.Namespace, *, device: bool = False) -> None:
     device |= flags.command in ("mic", "devices", "check") or (
         flags.command == "play" and load(PlaySettings, flags).file is None
     )
-    if device and settings.log_level != "debug":
-        from .sources.devices import mute_libraries
+    if device:
+        from .sources.devices import separate_stderr
 
-        mute_libraries()
+        separate_stderr(mute=settings.log_level != "debug")
     if load(ProgressSettings, flags).quiet and settings.log_level in ("debug", "info"):
         settings = settings.model_copy(update={"log_level": "warning"})
     logs.configure(settings)

@@ -34,15 +34,18 @@ _NO_DEVICE = (
 )
 
 
-def mute_libraries() -> None:
-    """Keep messages of ALSA and PortAudio off the terminal, while Python's still appear.
+def separate_stderr(*, mute: bool) -> None:
+    """Give Python's standard error a descriptor of its own. With `mute`, messages of ALSA and
+    PortAudio do not appear: they write to descriptor 2 at any time, from threads of their own.
 
-    The libraries write to descriptor 2 at any time, from threads of their own.
+    sounddevice closes descriptor 2 for as long as PortAudio starts, and what is logged meanwhile
+    would be lost.
     """
     own = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    os.close(null)
+    if mute:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
     sys.stderr = own
 
 
