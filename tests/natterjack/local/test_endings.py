@@ -442,6 +442,7 @@ async def test_ctrl_z_stops_recording_too(
     run = Run(tmp_path, "natterjack", *arguments, environment=environment)
     runs.append(run)
     await until(lambda: _recording(sound_server), "it records", 60)
+    await until(lambda: emulator.open_connections, "audio has arrived", 60)
     (edge,) = run.processes()["edge"]
     run.press("z")
     await until(lambda: stands_still(run.process.pid) and stands_still(edge), "both have stopped")
