@@ -244,10 +244,11 @@ def _configure_log(flags: argparse.Namespace, *, device: bool = False) -> None:
     device |= flags.command in ("mic", "devices", "check") or (
         flags.command == "play" and load(PlaySettings, flags).file is None
     )
-    if device:
+    mute = settings.log_level != "debug"
+    if device and (mute or flags.command not in ("devices", "check")):
         from .sources.devices import separate_stderr
 
-        separate_stderr(mute=settings.log_level != "debug")
+        separate_stderr(mute=mute)
     if load(ProgressSettings, flags).quiet and settings.log_level in ("debug", "info"):
         settings = settings.model_copy(update={"log_level": "warning"})
     logs.configure(settings)
