@@ -115,7 +115,7 @@ class MicrophoneSource:
                     self.waiting_for = "a microphone"
                 await asyncio.sleep(retry_s)
                 retry_s = min(_LONGEST_RETRY_S, retry_s * 1.25)
-        except BaseException:
+        except BaseException:  # including cancellation
             self.close()
             raise
         self.waiting_for = None

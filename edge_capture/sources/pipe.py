@@ -35,7 +35,7 @@ class PipeSource(StdinSource):
             self.name = str(path)
         try:
             super().__init__(descriptor, settings, None, block_ms)
-        except BaseException:
+        except BaseException:  # whatever it is, the descriptor is not left open
             self.close()
             raise
 

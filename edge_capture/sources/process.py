@@ -290,7 +290,7 @@ class ProcessSource:
                     raise SourceError(f"{self.name}: no audio for {_OPEN_S:.0f} s")
                 await program.end()
                 raise SourceError(self._clean(f"{self.name}: {program.complaint()}"))
-        except BaseException:
+        except BaseException:  # including cancellation
             program.kill()
             raise
 

@@ -49,7 +49,7 @@ async def open_source(table: SourceTable) -> Source:
         pipe = PipeSource(table.path, _stdin_settings(table), table.chunk_ms)
         try:
             await pipe.open()
-        except BaseException:
+        except BaseException:  # including cancellation
             pipe.close()
             raise
         return pipe

@@ -196,8 +196,7 @@ class RunningSource:
             raise
         except (NatterjackError, OSError) as error:
             text = str(error)
-        except Exception as error:
-            # The boundary of a source: its neighbors go on, whatever fails here.
+        except Exception as error:  # the boundary of a source: its neighbors go on
             text = f"{type(error).__name__}: {error}"
             log.exception("source %s has failed", self.name)
         if text != self.error:

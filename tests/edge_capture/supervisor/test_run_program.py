@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from natterjack.broker.connection import Broker
 from tests.edge_capture.conftest import RunEdge, StartEdge
@@ -20,14 +17,6 @@ from tests.edge_capture.supervisor.agents import (
     source,
     until_stored,
 )
-
-
-@pytest.fixture
-def counters(tmp_path: Path) -> Iterator[list[Counter]]:
-    made = [Counter(tmp_path / f"{name}.pipe") for name in "ab"]
-    yield made
-    for each in made:
-        each.close()
 
 
 async def test_a_killed_agent_goes_on_where_it_was(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,14 +24,6 @@ from tests.edge_capture.supervisor.agents import (
     until_stored,
 )
 from tests.waiting import until
-
-
-@pytest.fixture
-def counters(tmp_path: Path) -> Iterator[list[Counter]]:
-    made = [Counter(tmp_path / f"{name}.pipe") for name in "ab"]
-    yield made
-    for each in made:
-        each.close()
 
 
 @pytest.fixture
