@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures
 import logging
 import math
 import os
@@ -11,13 +12,15 @@ import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import SourceError, SourceUnusable
 from . import DEVICE_THREADS
 from .choice import MICROPHONE, Device, Kind
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _STOP_S = 2.0
 """How long a stream may take to stop. One that takes longer is dead."""
@@ -47,6 +50,31 @@ def separate_stderr(*, mute: bool) -> None:
         os.dup2(null, 2)
         os.close(null)
     sys.stderr = own
+
+
+def start_device_thread(
+    work: Callable[[], T], name: str, *, after: threading.Thread | None
+) -> tuple[threading.Thread, concurrent.futures.Future[T]]:
+    """Run `work` in a thread of its own once the thread `after` has ended, and return the thread
+    and the result to come.
+
+    It is abandoned when nobody waits for it: PortAudio may hang in it, and asyncio would wait for
+    its own threads at exit.
+    """
+    result: concurrent.futures.Future[T] = concurrent.futures.Future()
+    result.set_running_or_notify_cancel()
+
+    def run() -> None:
+        if after is not None:
+            after.join()
+        try:
+            result.set_result(work())
+        except Exception as error:  # noqa: BLE001 - passed on to whoever waits
+            result.set_exception(error)
+
+    thread = threading.Thread(target=run, name=f"{DEVICE_THREADS} {name}", daemon=True)
+    thread.start()
+    return thread, result
 
 
 def portaudio() -> Any:

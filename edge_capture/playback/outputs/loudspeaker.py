@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import logging
 import threading
@@ -26,6 +25,7 @@ from ...sources.devices import (
     error_text,
     list_devices,
     portaudio,
+    start_device_thread,
 )
 from ..playout import Playout
 
@@ -238,22 +238,8 @@ class Loudspeaker:
             stream.gone.set()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run `work` in a thread of its own, which is abandoned on cancellation: PortAudio may hang
-        in it, and asyncio would wait for its own threads at exit."""
-        result: concurrent.futures.Future[T] = concurrent.futures.Future()
-        result.set_running_or_notify_cancel()
-        before = self._working
-
-        def run() -> None:
-            if before is not None:
-                before.join()
-            try:
-                result.set_result(work())
-            except Exception as error:  # noqa: BLE001 - passed on to the awaiting task
-                result.set_exception(error)
-
-        self._working = threading.Thread(target=run, name=f"{DEVICE_THREADS} play", daemon=True)
-        self._working.start()
+        """Run `work` in a thread of its own, after the one before."""
+        self._working, result = start_device_thread(work, "play", after=self._working)
         return await asyncio.wrap_future(result)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from ...settings import MicrophoneSettings
 from .. import DEVICE_THREADS, Block
 from ..capture_clock import CaptureClock
 from ..choice import PULSE, Choice, Key
-from ..devices import STREAMS, do_not_wait_at_exit, records_mono
+from ..devices import STREAMS, do_not_wait_at_exit, records_mono, start_device_thread
 from ..pulse.recording import PulseRecording
 from .base import Recording
 from .finder import Finder
@@ -177,23 +177,9 @@ class Opener:
         self.recording = recording
 
     def _in_thread(self, work: Callable[[], T]) -> concurrent.futures.Future[T]:
-        """Run `work` in a thread of its own, after the one before, which is abandoned when nobody
-        waits for it: PortAudio may hang in it, and asyncio would wait for its own threads."""
-        result: concurrent.futures.Future[T] = concurrent.futures.Future()
-        result.set_running_or_notify_cancel()
-        before = self._working
-
-        def run() -> None:
-            if before is not None:
-                before.join()
-            try:
-                result.set_result(work())
-            except Exception as error:  # noqa: BLE001 - passed on to whoever waits
-                result.set_exception(error)
-
-        self._working = threading.Thread(target=run, name=f"{DEVICE_THREADS} open", daemon=True)
+        """Run `work` in a thread of its own, after the one before."""
         self._working_since = time.monotonic()
-        self._working.start()
+        self._working, result = start_device_thread(work, "open", after=self._working)
         return result
 
     def _close_recording(self) -> None:
