@@ -7,7 +7,6 @@ anything into it, so a reader gets nothing but bounded, printable text and finit
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, get_args
@@ -56,7 +55,8 @@ def _number(least: float, most: float) -> Any:
     def clean(value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        return value if math.isfinite(value) and least <= value <= most else None
+        # Not math.isfinite, which raises for an integer that is too large for a float.
+        return value if least <= value <= most else None
 
     return BeforeValidator(clean)
 

@@ -95,7 +95,9 @@ def test_text_is_bounded_and_has_no_control_characters() -> None:
     assert source.findings == ["f"] * 32
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e300, "loud", True, [], -201])
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), -1e300, "loud", True, [], -201, 10**400, -(10**400)]
+)
 def test_a_level_that_is_no_level_is_unknown(value: object) -> None:
     level = {"peak_dbfs": value, "rms_dbfs": -20, "zeros": value}
     found = parsed(sources=[{"name": "mic", "state": "capturing", "level": level}])
