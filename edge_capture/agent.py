@@ -106,6 +106,8 @@ class Agent:
         if not self.capturing:
             return "ending"
         waiting_for = self.waiting_for
+        if self.reading is not None and self.reading.muted:
+            return "muted"
         return f"waiting for {waiting_for}" if waiting_for else CAPTURING
 
     async def run(self, stop: asyncio.Event) -> int:

@@ -144,6 +144,8 @@ class Chunker:
         """
         chunks = [chunk for chunk in [self._flush(end=False)] if chunk.payload]
         self._resampler = self._new_resampler()
+        over = note._replace(ended=True)
+        self._notes = [each for each in self._notes if each != over]  # it goes on after a restart
         self.note(note)
         if not self._anchor[1]:
             self._anchor = (self._frames_in, time_ns)

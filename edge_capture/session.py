@@ -106,7 +106,8 @@ class EdgeSession:
             return
         self.muted = True
         self.publisher.sounding.clear()
-        self._begin(Note(MUTED), time.time_ns())
+        # A session that is resumed is muted from where it stopped.
+        self._begin(Note(MUTED), self._resumed_ns or time.time_ns())
 
     def unmute(self) -> None:
         """Publish audio again, from the next block on. Idempotent."""

@@ -17,6 +17,7 @@ from ..input_report import InputReport
 from ..session import EdgeSession
 from ..settings import FleetSettings
 from ..spool import Spool
+from .mutes import Mutes
 from .name import agent_name
 from .reporter import Reporter
 
@@ -58,6 +59,10 @@ class SingleEdge:
         self._running = run
         self._command = command
         self._spool = spool
+        self._mutes = Mutes(spool.directory if spool else None, self.tenant, name)
+        reading = run.reading
+        if reading is not None and not reading.source.can_wait and self._mutes.restored(command):
+            reading.muted = True
 
     def presence(self) -> EdgePresence:
         """Return its state now."""
@@ -112,11 +117,16 @@ class SingleEdge:
                 )
             if reading.source.can_wait:
                 raise SteeringError(f"{op} is not possible with a file, which can be read later")
-            if reading.muted == (op == "mute"):
-                return "it is muted already" if reading.muted else "it is not muted"
-            reading.muted = op == "mute"
-            self.changed.set()
-            return "muted" if reading.muted else "no longer muted"
+            mute, before = op == "mute", reading.muted
+            if mute != before:
+                reading.muted = mute
+                self.changed.set()
+            problem = await asyncio.to_thread(self._mutes.keep, [self._command], muted=mute)
+            if mute == before:
+                done = "it is muted already" if mute else "it is not muted"
+            else:
+                done = "muted" if mute else "no longer muted"
+            return "; ".join(filter(None, (done, problem)))
         raise SteeringError(
             f"{op} is not possible with `natterjack-edge {self._command}`, which has one source "
             "from its start to its end; use `natterjack-edge run --config FILE`"

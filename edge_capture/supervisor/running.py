@@ -62,6 +62,8 @@ class RunningSource:
         found: list[SpooledBacklog],
         release: Callable[[list[SpooledBacklog]], None],
         changed: Callable[[], None],
+        *,
+        muted: bool = False,
     ) -> None:
         """`found` are sessions of this source that an earlier run has left; those that it does not
         resume are passed to `release`. `changed` is called when its state has changed."""
@@ -72,7 +74,7 @@ class RunningSource:
         """What is being read; None while there is no audio."""
         self.wanted = plan.table.start
         """Whether it is to be captured."""
-        self._muted = False
+        self._muted = muted
         self._takes = takes
         self._link = link
         self._spool = spool

@@ -15,6 +15,7 @@ from natterjack.telemetry.log import fields
 from ..config.load import Config, ConfigError, read_config
 from ..delivery.link import Link
 from ..errors import SteeringError
+from ..fleet.mutes import Mutes
 from ..fleet.name import host_token
 from ..fleet.reporter import Reporter
 from ..fleet.single import spool_presence
@@ -60,6 +61,7 @@ class Supervisor:
         self._delivery_settings = delivery_settings(self.config)
         spool = spool_settings(self.config)
         self.spool = Spool(spool) if spool.spool else None
+        self._mutes = Mutes(spool.spool, self.tenant, self.agent)
         self._keep = open_keep(keep_settings(self.config))
         self.link = Link(broker_settings(self.config), once=once)
         self.changed = asyncio.Event()
@@ -154,6 +156,7 @@ class Supervisor:
             found,
             self._send_leftovers,
             self.changed.set,
+            muted=self._mutes.restored(plan.table.name),
         )
         self._sources[source.name] = source
         self._running[source.name] = self._tasks.create_task(
@@ -235,7 +238,10 @@ class Supervisor:
             words.append(f"{each.name}: {self._act(op, each)}")
             log.info("%s by request: %s", op, words[-1], extra=fields(source=each.name))
         self.changed.set()
-        return "; ".join(words)
+        if op in ("mute", "unmute"):
+            names = [each.name for each in chosen]
+            words.append(await asyncio.to_thread(self._mutes.keep, names, muted=op == "mute"))
+        return "; ".join(filter(None, words))
 
     def _act(self, op: str, source: RunningSource) -> str:
         if op == "start":

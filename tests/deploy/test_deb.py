@@ -44,6 +44,7 @@ async def test_a_package_that_is_installed_used_and_purged_leaves_nothing(
         # As the unit starts it, with what it may write.
         machine.run("install", "-d", "-m", "700", "-o", "natterjack", SPOOL, f"{SPOOL}/identity")
         machine.run("touch", f"{SPOOL}/identity/edge.creds")
+        machine.run("install", "-D", "/etc/hostname", f"{SPOOL}/muted/acme.room-12.mic")
         audio = np.random.default_rng(1).integers(-9000, 9000, 16000, np.int16)
         soundfile.write(machine.files / "speech.wav", audio, 16000)
         machine.run(
@@ -64,6 +65,7 @@ def check_purged(machine: Machine, before: set[str]) -> None:
     left = {path for path in machine.found() - before if not path.startswith("/var/lib/dpkg")}
     assert left == {
         SPOOL, f"{SPOOL}/identity", f"{SPOOL}/identity/edge.creds",
+        f"{SPOOL}/muted", f"{SPOOL}/muted/acme.room-12.mic",
         "/etc/natterjack", CONFIG, "/etc/natterjack/edge.env",
     }  # fmt: skip
     assert "kept" not in machine.run("dpkg", "-P", "natterjack-edge").stdout

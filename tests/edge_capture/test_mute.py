@@ -163,3 +163,26 @@ async def test_what_held_when_a_run_died_ends_when_the_session_is_resumed(tmp_pa
     ]  # fmt: skip
     assert found[0].conditions == []
     await keeper.close()
+
+
+async def test_a_session_that_is_resumed_muted_is_muted_all_the_time(tmp_path: Path) -> None:
+    keeper = opened(tmp_path)
+    backlog = keeper.create(spec(), ORIGIN, "run")
+    for index, note in enumerate(["", "muted"]):
+        backlog.put(Chunk(index * FRAMES, 10**18 + index * 10**8, bytes(2 * FRAMES), False, note))
+    await keeper.close()
+    keeper = opened(tmp_path)
+    found = keeper.adopt()
+    end_ns = found[0].end_time_ns
+    (session,) = resume_sessions(
+        found, FORMAT, False, EdgeSettings(), PublishSettings(chunk_ms=100), None
+    )
+    session.mute()
+    assert not session.feed(block()._replace(time_ns=end_ns + 10**10))
+    session.unmute()
+    assert session.feed(block(3000)._replace(time_ns=end_ns + 10**10 + 10**8))
+    *_, mark, back = taken(found[0])
+    assert (mark.note, mark.pos, mark.time_ns) == (MUTED, 2 * FRAMES, end_ns)
+    assert (back.note, back.pos) == ("muted:end", mark.pos + 10 * RATE + FRAMES)
+    assert session.gap_seconds == {MUTED: 10.1 - MARK / RATE}
+    await keeper.close()

@@ -97,6 +97,29 @@ async def test_a_source_goes_on_whatever_happens_to_others(
     assert one.spec.conversation.startswith("b-20")
 
 
+async def test_a_source_that_was_muted_is_muted_after_a_restart(
+    config: Path, counters: list[Counter], ready_broker: Broker, tmp_path: Path
+) -> None:
+    a, _ = counters
+    config.write_text(
+        f'[spool]\ndirectory = "{tmp_path}/spool"\n' + pipe("a", a, 'conversation = "x-{time}"')
+    )
+    async with running(config) as agent:
+        assert await agent.act("mute", "a") == "a: muted"
+    async with running(config) as agent:
+        await a.write(50)
+        await until(lambda: state(agent, "a") == "muted", "it is muted still")
+        await until(lambda: _taken(agent, a), "the muted audio was read")
+        assert await agent.act("unmute", "a") == "a: no longer muted"
+        await a.write(50)
+    (recording,) = await sessions(ready_broker, "speaker")
+    notes = [header.note for header in recording.headers if "muted" in header.note]
+    assert notes == ["muted", "muted:end"]
+    async with running(config) as agent:
+        await a.write(5)
+        await until(lambda: state(agent, "a") == "capturing", "it is no longer muted")
+
+
 async def test_sources_are_steered_one_by_one(
     config: Path, counters: list[Counter], ready_broker: Broker, tmp_path: Path
 ) -> None:
