@@ -34,6 +34,7 @@ from natterjack.telemetry.log import fields
 
 from .agent import Agent, RunOptions
 from .capture.opening import open_source, unless_stopped
+from .capture.outcome import pause_before_restart
 from .capture.resuming import resumable, seek
 from .delivery.chain import Chain, announce
 from .display import restore_terminal
@@ -161,7 +162,11 @@ async def _run_under_systemd(
 
     async with asyncio.TaskGroup() as tasks:
         notifying = tasks.create_task(notify(), name="systemd")
-        code = await running
+        try:
+            code = await running
+        except KeyTaken as error:
+            await pause_before_restart(error, stop)
+            raise
         notifying.cancel()
     return code
 

@@ -44,4 +44,5 @@ def pages() -> dict[Path, str]:
         "transcript-json.md": transcripts.page(),
         "transcript.schema.json": transcripts.schema(),
     }
-    return {REFERENCE / name: text for name, text in texts.items()}
+    found = {REFERENCE / name: text for name, text in texts.items()}
+    return {**found, ROOT / "natterjack" / "data" / "variables.txt": settings.variables_text()}

@@ -129,3 +129,10 @@ def page() -> str:
             *map(_section, models()),
         ]
     )
+
+
+def variables_text() -> str:
+    """The names of all settings, and their prefixes, for `natterjack doctor`."""
+    names = {variable(model, field) for model in models() for field in model.model_fields}
+    prefixes = {f"{model.model_config.get('env_prefix', '')}*" for model in models()}
+    return "\n".join([*sorted(prefixes), *sorted(names)]) + "\n"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import os
+import random
 import shlex
 from collections.abc import Iterable
 from datetime import datetime
@@ -18,6 +22,8 @@ from ..spool import Spool
 from .take import Take
 
 log = logging.getLogger(__name__)
+
+_PAUSE_S = 30.0
 
 
 def where_kept(publisher: Publisher, spool: Spool | None) -> str:
@@ -101,6 +107,19 @@ def report_leftover(chain: Chain, spool: Spool | None) -> bool:
     if (loss := chain.loss()) is not None:
         log.error("an earlier session is published, but %s", loss, extra=about)
     return loss is None
+
+
+async def pause_before_restart(error: KeyTaken, stop: asyncio.Event) -> None:
+    """If this process is a unit of systemd, and another agent has refused it, wait for about half a
+    minute, or until `stop` is set: the units start it again 2 s after its end, whatever ended it.
+    """
+    if "NOTIFY_SOCKET" not in os.environ:
+        return
+    seconds = _PAUSE_S * random.uniform(0.75, 1.25)  # noqa: S311 - of two agents, one asks first
+    log.error("%s; ending in %.0f s, for systemd to try again", error, seconds)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
 
 
 def report_taken(take: Take, link: Link, spool: Spool | None, *, can_wait: bool) -> None:

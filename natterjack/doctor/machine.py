@@ -16,12 +16,14 @@ from pathlib import Path
 
 from natterjack.local.ports import port_owner
 from natterjack.local.program import command
+from natterjack.process.variables import names_of_all_programs, unknown_names
 
 from .finding import Finding, failed, ok, one_line, skipped, warning
 from .versions import extras
 
 OLDEST_PYTHON = (3, 11)
 _NATS_PORT = 4222
+_MOST_UNKNOWN = 10
 GIB, _MIB = 1024**3, 1024**2
 
 
@@ -160,6 +162,16 @@ async def ports(environment: Mapping[str, str]) -> list[Finding]:
             cure = f"if it is not part of natterjack, stop it, or choose another port: {setting}"
             findings.append(Finding(name, "ok", f"{port} is used by {owner}", cure))
     return findings
+
+
+async def variables(environment: Mapping[str, str]) -> Finding:
+    """Variables that look like settings of one of the programs but are not."""
+    unknown = unknown_names(environment, *names_of_all_programs())
+    if not unknown:
+        return ok("variables", "all that look like settings are settings")
+    text = "; ".join(str(each) for each in unknown[:_MOST_UNKNOWN])
+    text += f"; and {len(unknown) - _MOST_UNKNOWN} more" if len(unknown) > _MOST_UNKNOWN else ""
+    return warning("variables", text, "correct the names, or remove them")
 
 
 async def disk(environment: Mapping[str, str]) -> list[Finding]:

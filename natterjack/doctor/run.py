@@ -25,6 +25,7 @@ async def examine(
     here: list[Check] = [
         ("python", machine.python),
         ("natterjack", machine.packages),
+        ("variables", partial(machine.variables, environment)),
         ("ffmpeg", machine.ffmpeg),
         ("sound", machine.sound),
         ("disk", partial(machine.disk, environment)),

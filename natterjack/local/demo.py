@@ -34,6 +34,8 @@ from .wer import word_error_rate
 
 TENANT = "demo"
 MAX_WORD_ERROR_RATE = 0.15
+_NO_AUDIO = "stopped before any audio arrived"
+"""What an edge says that has published nothing."""
 
 
 @dataclass
@@ -140,7 +142,9 @@ async def demo(
         edge = await stack.edge(
             "edge", [*arguments, "--conversation", conversation, *source], reports=True
         )
-        await _follow(stack, edge, received, conversation)
+        if not await _follow(stack, edge, received, conversation):
+            say("stopped before any audio arrived: there is nothing to transcribe")
+            return 0
         cpu = _cpu_seconds(stack.workers[0])
         status = _summary(received, cpu, bundled=bundled)
         if status:
@@ -151,8 +155,9 @@ async def demo(
     return await run_stack(Stack("demo", directory, provider=provider, gateway=variables), work)
 
 
-async def _follow(stack: Stack, edge: Part, received: Received, conversation: str) -> None:
-    """Show captions until the closing event, for 60 s at most after the edge has ended.
+async def _follow(stack: Stack, edge: Part, received: Received, conversation: str) -> bool:
+    """Show captions until the closing event, for 60 s at most after the edge has ended. Returns
+    False if there is none, because the edge was stopped before it had any audio.
 
     Raises: PartFailed if a part ends before; UsageError if the edge cannot use its source.
     """
@@ -179,13 +184,14 @@ async def _follow(stack: Stack, edge: Part, received: Received, conversation: st
 
         stack.on_interrupt = interrupt
         try:
-            await _until_shown(stack, edge, show(captions))
+            return await _until_shown(stack, edge, show(captions))
         finally:
             stack.on_interrupt = None
 
 
-async def _until_shown(stack: Stack, edge: Part, show: Coroutine[Any, Any, None]) -> None:
-    """Run `show` to its end, for 60 s at most after the edge has ended."""
+async def _until_shown(stack: Stack, edge: Part, show: Coroutine[Any, Any, None]) -> bool:
+    """Run `show` to its end, for 60 s at most after the edge has ended. Returns False at once if
+    that has published nothing."""
     showing = asyncio.create_task(show, name="captions")
     edge_ended = asyncio.create_task(edge.wait(), name="edge")
     failing = asyncio.create_task(stack.failure(), name="failure")
@@ -194,6 +200,8 @@ async def _until_shown(stack: Stack, edge: Part, show: Coroutine[Any, Any, None]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if edge_ended.done() and edge_ended.result() != 0:
             raise await edge.failure()
+        if edge_ended.done() and any(_NO_AUDIO in line for line in edge.messages("info")):
+            return False
         # The broker has all audio now, and the worker closes the session within its own timeouts.
         if not showing.done():
             waiting = {showing, failing}
@@ -202,6 +210,7 @@ async def _until_shown(stack: Stack, edge: Part, show: Coroutine[Any, Any, None]
             showing.result()
         elif failing.done():
             raise failing.result()
+        return True
     finally:
         await end_tasks(tasks)
         await asyncio.gather(*tasks, return_exceptions=True)

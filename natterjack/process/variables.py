@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
+from importlib.resources import files
 from typing import NamedTuple
 
 from pydantic_settings import BaseSettings
@@ -63,6 +64,23 @@ def unknown_variables(
     """
     known = {name for model in models for name in variables(model)}
     prefixes = {str(model.model_config.get("env_prefix", "")) for model in models}
+    return unknown_names(environment, known, prefixes)
+
+
+def names_of_all_programs() -> tuple[set[str], set[str]]:
+    """Return the variables of all programs, and their prefixes: what `python -m docs.generate` has
+    found, since nothing here may import a program."""
+    text = files("natterjack").joinpath("data/variables.txt").read_text(encoding="ascii")
+    lines = set(text.split())
+    prefixes = {line for line in lines if line.endswith("*")}
+    return lines - prefixes, {prefix.rstrip("*") for prefix in prefixes}
+
+
+def unknown_names(
+    environment: Mapping[str, str], known: Collection[str], prefixes: Collection[str]
+) -> list[Unknown]:
+    """Return the variables, by name, that begin with one of `prefixes` and look like those that are
+    `known`, but are not."""
     # EDGE_STDIN_ is a part of EDGE_: a word may be missing from either.
     prefixes = {p for p in prefixes if not any(p != q and p.startswith(q) for q in prefixes)}
     found = []
@@ -71,7 +89,8 @@ def unknown_variables(
         prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
         if (
             prefix is None
-            or name in known | DEPLOYMENT
+            or name in known
+            or name in DEPLOYMENT
             or _SERVICE.fullmatch(name)
             or (name.endswith("_PORT") and "://" in value)
         ):

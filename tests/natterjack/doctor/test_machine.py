@@ -11,6 +11,7 @@ import pytest
 from natterjack.doctor import machine
 from natterjack.doctor.finding import Finding, examined
 from natterjack.errors import UsageError
+from natterjack.process.variables import names_of_all_programs
 from tests.waiting import bound
 
 pytestmark = pytest.mark.process
@@ -131,3 +132,19 @@ async def test_an_error_of_ours_is_one_line() -> None:
 
     [found] = await examined(("x", check), 1)
     assert found.found == "first second"
+
+
+async def test_variables_of_any_program_that_are_misspelled() -> None:
+    names, _ = names_of_all_programs()
+    assert (await machine.variables(dict.fromkeys(names, "x"))).state == "ok"
+    assert (await machine.variables({"PATH": "/bin", "NATS_OTHER_PROGRAM": "x"})).state == "ok"
+    given = {
+        "EDGE_TENNANT": "EDGE_TENANT", "WORKER_PROVIDR": "WORKER_PROVIDER",
+        "GATEWAY_HTTP_PROT": "GATEWAY_HTTP_PORT", "NATS_URI": "NATS_URL",
+    }  # fmt: skip
+    found = await machine.variables(dict.fromkeys(given, "x"))
+    assert found.state == "warning"
+    for name, meant in given.items():
+        assert f"{name} is not a setting and has no effect; did you mean {meant}?" in found.found
+    found = await machine.variables({f"EDGE_ZZZZ{n}": "x" for n in range(12)})
+    assert found.found.endswith("; and 2 more")

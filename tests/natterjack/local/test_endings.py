@@ -434,6 +434,24 @@ async def test_demo_with_a_microphone(
 
 
 @pytest.mark.sound
+async def test_demo_that_is_stopped_while_it_waits_for_a_microphone(
+    tmp_path: Path, sound_server: SoundServer, emulator: DeepgramEmulator, runs: list[Run]
+) -> None:
+    arguments = ("demo", "--mic", "--device", "none of this name", "--provider", "deepgram")
+    environment = {**sound_server.environment, "DEEPGRAM_URL": emulator.url}
+    runs.append(Run(tmp_path, "natterjack", *arguments, environment=environment))
+
+    def waits() -> bool:
+        logs = runs[0].folder.glob("*/edge.log")
+        return any("waiting for a microphone" in path.read_text() for path in logs)
+
+    await until(waits, "it waits", 60)
+    way = Way("Ctrl-C before any audio", ctrl_c, 0, "stopped before any audio arrived", when="")
+    await check(runs[0], "demo --mic", way)
+    assert "the session did not close" not in runs[0].text
+
+
+@pytest.mark.sound
 async def test_ctrl_z_stops_recording_too(
     tmp_path: Path, sound_server: SoundServer, emulator: DeepgramEmulator, runs: list[Run]
 ) -> None:
