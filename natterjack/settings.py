@@ -35,11 +35,13 @@ def described(default: Any, help: str, **constraints: Any) -> Any:
 def _not_empty(value: object) -> object:
     if value == "":
         raise ValueError("the path is empty")
+    if "\0" in str(value):  # files of settings can have it, variables cannot
+        raise ValueError("no path has a null character")
     return value
 
 
 NOT_EMPTY = BeforeValidator(_not_empty)
-"""Refuses an empty path, which would mean the current folder."""
+"""Refuses an empty path, which would mean the current folder, and one that no file can have."""
 FsPath = Annotated[Path, NOT_EMPTY]
 _WEBSOCKET = {"ws", "wss"}
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from .models import (
     DeliveryTable,
     KeepTable,
     NatsTable,
+    PipeTable,
     SourceTable,
     SpoolTable,
     Table,
@@ -104,6 +106,8 @@ def parse_config(
         raise ConfigError(f"{name}: it is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: it is not valid TOML: {error}") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{name}: a number is too long, or a value nested too deeply") from None
     problems: list[str] = []
     config = _config(content, problems, agent=agent, tenant=tenant, host=host)
     if config is None or problems:
@@ -137,9 +141,8 @@ def _config(
     elif len(sources) > MAX_SOURCES:
         problems.append(f"it has {len(sources)} [[sources]], at most {MAX_SOURCES} are possible")
         return None
-    read = [
-        _source(n, each, tables["defaults"], problems) for n, each in enumerate(sources, start=1)
-    ]
+    defaults = tables["defaults"] if isinstance(tables["defaults"], dict) else {}
+    read = [_source(n, each, defaults, problems) for n, each in enumerate(sources, start=1)]
     if top is None or problems:
         return None
     config = Config(
@@ -158,7 +161,7 @@ def _config(
 def _source(
     number: int, table: dict[str, Any], defaults: dict[str, Any], problems: list[str]
 ) -> SourceTable | None:
-    where = f"[[sources]] {json.dumps(table['name']) if 'name' in table else number}"
+    where = f"[[sources]] {json.dumps(table.get('name', number), default=str)}"
     kind = table.get("kind")
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
@@ -260,8 +263,16 @@ def _check_together(config: Config, host: str, problems: list[str]) -> None:
                     f'{where}: its conversation and speaker are those of "{other}"; give it '
                     "another speaker, or put {source} in the conversation"
                 )
-    standard_input = [
-        source.name for source in config.sources if str(getattr(source, "path", "")) == "-"
-    ]
-    if len(standard_input) > 1:
-        problems.append(f"{' and '.join(standard_input)}: only one source can be standard input")
+    _check_pipes(config.sources, problems)
+
+
+def _check_pipes(sources: Iterable[SourceTable], problems: list[str]) -> None:
+    """Two readers of one pipe would each get random parts of its audio."""
+    readers: dict[str, list[str]] = {}
+    for source in sources:
+        if isinstance(source, PipeTable):
+            readers.setdefault(os.path.normpath(source.path), []).append(source.name)
+    for path, names in readers.items():
+        if len(names) > 1:
+            shown = "be standard input" if path == "-" else f"read the pipe {path}"
+            problems.append(f"{' and '.join(names)}: only one source can {shown}")

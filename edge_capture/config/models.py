@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import time
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -278,7 +277,7 @@ class PipeTable(_RawTable):
 
     INPUT = ("path", "encoding", "sample_rate", "channels", "raw", "live")
     kind: Literal["pipe"]
-    path: Path = described(..., "path of the pipe, or - for standard input")
+    path: FsPath = described(..., "path of the pipe, or - for standard input")
     raw: bool = described(False, "treat the input as raw audio even if it begins like a file")
     live: bool = described(True, "never make the writer wait: if too much waits, drop the oldest")
 

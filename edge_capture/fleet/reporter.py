@@ -122,8 +122,10 @@ class Reporter:
     def presence(self, state: str | None = None) -> EdgePresence:
         """Return what this edge says about itself now."""
         found = self._steered.presence()
-        return found.model_copy(
-            update={
+        # Not model_copy, which lets through what cannot be encoded, such as a path in an error.
+        return EdgePresence(
+            **{
+                **dict(found),
                 "instance": self._instance,
                 "version": version("natterjack"),
                 "host": machine_name(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 
@@ -66,5 +65,9 @@ async def _reload_after(hang_up: asyncio.Event, supervisor: Supervisor) -> None:
     while True:
         await hang_up.wait()
         hang_up.clear()
-        with contextlib.suppress(SteeringError):  # it is logged
+        try:
             await supervisor.reload()
+        except SteeringError:
+            pass  # it is logged
+        except Exception:  # a task boundary: the capture goes on, whatever is in the file
+            log.exception("not reloaded")

@@ -220,17 +220,16 @@ class RunningSource:
 
         Cancel-safe: what was captured is in the take, which has ended. Raises: NatterjackError.
         """
-        plan = self.plan
         self._waiting = not self._fruitless
         try:
-            source = await self._open(plan)
+            source = await self._open(self.plan)
         finally:
             self._waiting = False
         if source is None:
             return None
         try:
             self._ended.clear()
-            take = await self._first_take(source, plan)
+            take = await self._first_take(source)
             self.reading = reading = Reading(source, take, self._rotated)
             reading.muted = self._muted
             source.can_finish = lambda: self._link.connected and reading.take.up_to_date
@@ -276,9 +275,9 @@ class RunningSource:
         else:
             source.close()
 
-    async def _first_take(self, source: Source, plan: Plan) -> Take:
+    async def _first_take(self, source: Source) -> Take:
         """Resume the sessions of an earlier run, or make new ones."""
-        found = self._found
+        plan, found = self.plan, self._found  # it may have been reloaded while a source was awaited
         if self._spool is not None and found:
             resumed = await resume(source, plan, found)
             if resumed is not None:

@@ -203,7 +203,6 @@ class Supervisor:
         return detail
 
     async def _apply(self, config: Config, plans: dict[str, Plan]) -> str:
-        before = {each.name: each for each in self.config.sources}
         self.config = config
         done = []
         removed = [name for name in self._sources if name not in plans]
@@ -216,7 +215,7 @@ class Supervisor:
                 if not self._ending:
                     done.append(f"{name} added")
                     self._start(plan, [])
-            elif before[name] != plan.table:
+            elif self._sources[name].plan.table != plan.table:
                 done.append(f"{name} {self._sources[name].change(plan)}")
         order = {name: self._sources[name] for name in plans if name in self._sources}
         self._sources = order

@@ -131,6 +131,21 @@ A = '[[sources]]\nname = "a"\nkind = "microphone"\n'
             "".join(f'[[sources]]\nname = "{n}"\nkind = "pipe"\npath = "-"\n' for n in ("p", "q")),
             "p and q: only one source can be standard input",
         ),
+        (
+            "".join(
+                f'[[sources]]\nname = "{n}"\nkind = "pipe"\npath = "{path}"\n'
+                for n, path in (("p", "/run/a"), ("q", "/run/b"), ("r", "/run/./a"))
+            ),
+            "p and r: only one source can read the pipe /run/a",
+        ),
+        (
+            '[[sources]]\nname = "a"\nkind = "file"\npath = "\\u0000"',
+            '"a": path: no path has a null',
+        ),
+        ("defaults = 3\n" + A, "defaults is a table: write [defaults]"),
+        ("[[sources]]\nname = 2026-12-31\nkind = 'microphone'", '"2026-12-31": name: '),
+        ("x = " + "9" * 5000, "a number is too long"),
+        ("x = " + "[" * 100_000, "nested too deeply"),
         (A * 65, "at most 64 are possible"),
     ],
 )

@@ -93,6 +93,15 @@ async def test_an_edge_is_shown_steered_and_leaves(
     await until(stopped, "the last report says that it has stopped")
 
 
+def test_an_error_with_any_path_can_be_reported() -> None:
+    class Full(Room):
+        def presence(self) -> EdgePresence:
+            error = "/tmp/\udcff: No space left"
+            return super().presence().model_copy(update={"last_error": error})
+
+    assert b"No space left" in Reporter(Full(), FleetSettings()).presence().encode()
+
+
 async def test_the_clock_is_compared_with_the_servers(
     nats_server: NatsServer, ready_broker: Broker
 ) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +162,29 @@ async def test_sources_are_steered_one_by_one(
     assert first.headers[-1].end
     assert second.spec.conversation == first.spec.conversation
     assert (second.samples == counting(a.written)[before:]).all()
+
+
+async def test_a_source_that_waits_follows_a_reload(
+    config: Path, counters: list[Counter], ready_broker: Broker
+) -> None:
+    counter, _ = counters
+    config.write_text(pipe("a", counter))
+    async with running(config) as agent:
+        await until(lambda: state(agent, "a") == "waiting", "nobody writes yet")
+        seconds = [datetime.now(UTC) + timedelta(seconds=n) for n in range(600)]
+        times = ", ".join(f"{at:%H:%M:%S}" for at in seconds)
+        config.write_text(pipe("a", counter, 'time_zone = "UTC"', f"rotate.at = [{times}]"))
+        assert await agent.reload() == "a changed"
+        await counter.write(10)
+        await until(lambda: agent.sources[0].session, "it is captured")
+        first = agent.sources[0].session
+
+        async def rotated() -> bool:
+            await counter.write(5, 0.02)
+            return agent.sources[0].session is not first
+
+        await until(rotated, "it is rotated at the new times")
+        counter.close()
 
 
 def _taken(agent: Supervisor, counter: Counter) -> bool:
