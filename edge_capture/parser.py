@@ -29,6 +29,8 @@ examples:
   natterjack-edge play --conversation call-17 --file - | aplay -t raw -f S16_LE -r 24000
   natterjack-edge probe interview.m4a talk.mp4
   natterjack-edge devices
+  natterjack-edge enroll - < token
+  natterjack-edge check --config /etc/natterjack/edge.toml
 
 Most settings are also environment variables, named in brackets; a flag takes precedence.
 Ctrl-C ends the session cleanly; a second Ctrl-C aborts.
@@ -64,6 +66,7 @@ _RUNNING = """\
 It captures until SIGTERM or Ctrl-C. A source that fails is tried again and does not disturb others.
 SIGHUP reads the file again, without a gap in sources that did not change; a file that is not usable
 changes nothing. The variables NATS_*, EDGE_SPOOL*, EDGE_TENANT and EDGE_AGENT precede the file.
+`natterjack-edge check --config FILE` also tries the sources, the connection and the rights.
 
 examples:
   natterjack-edge run --config /etc/natterjack/edge.toml
@@ -77,7 +80,50 @@ exit status:
   130  aborted by a second Ctrl-C
 """
 
+_SENDING = """\
+It leaves sessions that another agent holds. Most settings are also environment variables, named in
+brackets; a flag takes precedence.
 
+examples:
+  natterjack-edge send --spool /var/lib/natterjack
+
+exit status:
+  0    everything is published and acknowledged, or the spool has nothing to send
+  1    some chunks are not acknowledged, or a session in the spool is damaged
+  2    an error in the command line, the settings or the spool, or with --once NATS cannot be
+       reached
+  130  aborted by a second Ctrl-C
+"""
+_PROBING = """\
+examples:
+  natterjack-edge probe interview.m4a talk.mp4
+
+exit status:
+  0    all files can be transcribed
+  2    one cannot, and its line has an error; or an error in the command line
+"""
+_LISTING = """\
+It prints the names that --device and --play-device take, and marks the default with *. Those of a
+sound server (PulseAudio, PipeWire) are found by the user who is logged in.
+
+exit status:
+  0    it found microphones or loudspeakers
+  2    it found none, or an error in the command line
+"""
+_ENROLLING = """\
+It makes a key on this machine, and stores the credentials that it gets, the address of NATS, the
+tenant and the name, which the other commands use from then on. It may be repeated. Run it as the
+user who captures, or as root for the units.
+
+examples:
+  natterjack-edge enroll - < token
+  natterjack-edge enroll TOKEN --agent room-12
+
+exit status:
+  0    enrolled
+  1    the registrar refuses, or does not answer, or NATS cannot be reached
+  2    an error in the command line, the token or the settings
+"""
 _CHECKING = """\
 It opens no session and publishes no audio. Run it as the user and with the settings with which the
 agent runs: it takes the flags of `mic`. Most settings are also environment variables, named in
@@ -242,9 +288,11 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="say whether the file is usable, and exit",
     )
-    send = command("send", "send what earlier sessions have left in the spool, and exit")
+    send = command("send", "send what earlier sessions have left in the spool, and exit", _SENDING)
     play = command("play", "play the speech of a voice session", _PLAYING)
-    probe = command("probe", "say as JSON whether files can be transcribed, and how long they are")
+    probe = command(
+        "probe", "say as JSON whether files can be transcribed, and how long they are", _PROBING
+    )
     probe.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="the files")
     for each in (file, probe):
         each.add_argument(
@@ -253,8 +301,10 @@ def make_parser() -> argparse.ArgumentParser:
             metavar="N",
             help="which audio track of a file, from 1 [default: the first one]",
         )
-    devices = command("devices", "list the microphones and loudspeakers")
-    enroll = command("enroll", "enroll this machine with a token, and store its credentials")
+    devices = command("devices", "list the microphones and loudspeakers", _LISTING)
+    enroll = command(
+        "enroll", "enroll this machine with a token, and store its credentials", _ENROLLING
+    )
     add_arguments(enroll)
     check = command(
         "check", "check the microphone, the network, the broker's rights and the disk", _CHECKING

@@ -14,6 +14,7 @@ from natterjack.subjects import (
     AUDIO_PREFIX,
     CONTROL_PREFIX,
     HOLD_PREFIX,
+    RENEW_PREFIX,
     SESSION_PREFIX,
     TEXT_PREFIX,
     TRANSCRIPT_PREFIX,
@@ -151,6 +152,9 @@ def excess(
             )
             if named or judge(rules, subject) == "none":
                 continue  # it is in the list already, or is denied
+            renewal = subject.startswith(f"{RENEW_PREFIX}.") and "*" not in subject
+            if renewal and ">" not in subject:
+                continue  # an enrolled edge renews its own credentials
             if not any(covers(each, subject) for each in permitted):
                 more.append(f"{direction} {subject}")
     return more

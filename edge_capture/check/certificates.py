@@ -51,7 +51,10 @@ def credentials(settings: BrokerSettings) -> tuple[Identity | None, list[Finding
     text = _described(settings)
     found = [] if text is None or "creds" in expiries else [ok("credentials", text)]
     if text is None:
-        cure = "give each agent a user of its own: `natterjack users add edge`, then NATS_CREDS"
+        cure = (
+            "enroll this machine (`natterjack-edge enroll TOKEN`), or give it a user of its own: "
+            "`natterjack users add edge`, then NATS_NKEY or NATS_CREDS"
+        )
         found.append(warning("credentials", "none: anybody may connect to this broker", cure))
     for what, expires in identity.expiries:
         found.append(judged_expiry(_NAMES[what], what, expires, time.time()))

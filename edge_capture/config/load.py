@@ -43,6 +43,8 @@ _TABLES: dict[str, type[Table]] = {
     "defaults": Defaults,
 }
 _SHOWN = 5
+_TEXTS = {"missing": "it is missing", "tuple_type": 'it should be a list, such as ["a", "b"]'}
+"""What pydantic says in words of Python, by the type of the problem."""
 _LIKENESS = 0.6
 _EXAMPLE_TIME = datetime(2026, 12, 31, 23, 59, 58)
 
@@ -89,8 +91,12 @@ def read_config(
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no file {path}: create it, or name another one with --config"
+        ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: it has more than {MAX_BYTES} bytes")
     return parse_config(data, str(path), host=host, agent=agent, tenant=tenant)
@@ -209,7 +215,7 @@ def _checked(
                 parent = _model_at(model, path[:-1])
                 problems.append(f"{prefix}{_not_a_key('.'.join(path), path[-1], parent)}")
                 continue
-            text = "it is missing" if each["type"] == "missing" else problem_text(each)
+            text = _TEXTS.get(each["type"]) or problem_text(each)
             if "pattern" in each["type"]:
                 text = "use 1 to 64 of the characters A-Z a-z 0-9 _ -"
             problems.append(f"{prefix}{'.'.join(path)}: {text}" if path else f"{prefix}{text}")

@@ -13,6 +13,7 @@ from natterjack.errors import BrokerUnreachable, UsageError
 from natterjack.settings import BrokerSettings, load
 from natterjack.telemetry.log import fields
 
+from ..config.preview import Preview, preview
 from ..errors import EnrollmentRefused
 from .enroll import enroll, enroll_until, environment
 from .identity import Enrollment, Identity
@@ -26,6 +27,8 @@ _OFFLINE = ("probe", "devices", "enroll")
 """The commands that do not connect with the credentials of an enrolled edge."""
 _OWN = ("creds", "nkey", "user")
 """Settings of a user of NATS; whoever sets one does not want the enrolled one."""
+_IN_FILE = {"NATS_URL": "url", "NATS_CA": "ca"}
+"""What the table `[nats]` of a configuration file may say otherwise than the token did."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -90,7 +93,8 @@ def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]
     if flags.command in _OFFLINE:
         return {}
     broker = load(BrokerSettings, flags)
-    if any(getattr(broker, name) for name in _OWN):
+    config = preview(flags.config) if getattr(flags, "config", None) is not None else Preview()
+    if any(getattr(broker, name) or name in config.nats for name in _OWN):
         return {}
     settings = load(IdentitySettings, flags)
     identity = Identity(settings.directory)
@@ -112,6 +116,16 @@ def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]
             enroll_until(parse_token(text), identity, machine, agent=None, new_key=cloned)
         )
         _report(known, identity)
-    return {
-        name: value for name, value in environment(known, identity).items() if not given.get(name)
+    found = {
+        name: value
+        for name, value in environment(known, identity).items()
+        if not given.get(name) and _IN_FILE.get(name) not in config.nats
     }
+    for name, enrolled in (("agent", known.agent), ("tenant", known.tenant)):
+        named = getattr(config, name)
+        if named is not None and named != enrolled and f"EDGE_{name.upper()}" in found:
+            log.warning(
+                "%s = %r of %s is not used: this machine is enrolled as agent %s of tenant %s",
+                name, named, flags.config, known.agent, known.tenant,
+            )  # fmt: skip
+    return found

@@ -31,7 +31,9 @@ class IdentitySettings(BaseSettings):
         None, "token of `natterjack edges invite`, with which an edge that is not enrolled does so"
     )
     token_file: FsPath | None = described(
-        None, "file with such a token, read when the edge is not enrolled, or runs on a clone"
+        None,
+        "file with a token of `natterjack edges invite`, read when the edge is not enrolled, or "
+        "runs on a clone",
     )
 
     @property

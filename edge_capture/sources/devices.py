@@ -32,8 +32,8 @@ _NO_LIBRARY = (
     "(macOS and Windows: pip install --force-reinstall sounddevice)"
 )
 _NO_DEVICE = (
-    "no {} found; `natterjack-edge devices` lists the available ones. To use a sound "
-    "server such as PulseAudio or PipeWire: apt-get install libasound2-plugins"
+    "no {} found: connect one, and let this user use it (on Linux, the group audio). Those of "
+    "PulseAudio and PipeWire need libasound2-plugins, and the user who is logged in"
 )
 
 

@@ -11,7 +11,7 @@ from enum import Enum
 
 from natterjack.errors import NatterjackError
 from natterjack.process.run import end_tasks
-from natterjack.telemetry.log import fields
+from natterjack.telemetry.log import bind, fields
 
 from ..capture.reading import Reading
 from ..capture.take import Take
@@ -35,6 +35,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _STABLE_S = 60.0
 """A source that was captured for so long is tried again soon."""
 _ROTATE_AGAIN_NS = 60 * 1_000_000_000
+_OPENING = {"microphone": "a microphone", "pipe": "a writer"}
+"""What a source is waited for at the beginning, by its kind."""
 
 
 class State(Enum):
@@ -110,7 +112,9 @@ class RunningSource:
     @property
     def waiting_for(self) -> str | None:
         """What it waits for, if it is known."""
-        return self.reading.source.waiting_for if self.reading is not None else None
+        if self.reading is not None:
+            return self.reading.source.waiting_for
+        return _OPENING.get(self.plan.table.kind) if self._waiting else None
 
     @property
     def device(self) -> str | None:
@@ -172,6 +176,7 @@ class RunningSource:
 
     async def run(self) -> None:
         """Capture until cancelled. Nothing but a cancellation ends it."""
+        bind(source=self.name)
         try:
             while True:
                 self._interrupt.clear()

@@ -12,6 +12,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from natterjack.broker.connection import Broker, connect
+from natterjack.errors import NotAllowed, UsageError
 from natterjack.process.run import end_tasks
 from natterjack.process.signals import receiving, stop_signals
 from natterjack.settings import BrokerSettings
@@ -71,9 +72,23 @@ async def _answer(registrar: Registrar, broker: Broker, key: str) -> None:
             with contextlib.suppress(NatsError):  # whoever asked asks again
                 await message.respond(reply.model_dump_json(exclude_none=True).encode())
 
-    for prefix in (ENROLL_PREFIX, RENEW_PREFIX):
-        await broker.client.subscribe(f"{prefix}.*", queue=_QUEUE, cb=received)
-    await broker.client.flush()
+    refused: list[NotAllowed] = []
+
+    def note(refusal: NotAllowed) -> None:
+        refused.append(refusal)
+
+    broker.on_refusal.add(note)
+    try:
+        for prefix in (ENROLL_PREFIX, RENEW_PREFIX):
+            await broker.client.subscribe(f"{prefix}.*", queue=_QUEUE, cb=received)
+        await broker.client.flush()  # the server sends its refusals before the answer to this
+    finally:
+        broker.on_refusal.discard(note)
+    if refused:
+        raise UsageError(
+            f"{refused[0]}: set NATS_CREDS to the credentials of a user with the role registrar, "
+            "which `natterjack users add registrar` makes"
+        )
     log.info("ready to enroll edges", extra=fields(signing_key=key))
     while not broker.client.is_closed:  # noqa: ASYNC110 - nats-py has no event for it
         await asyncio.sleep(_LOOK_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeVar
 
 from nats.errors import Error as NatsError
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 from pydantic import BaseModel, ValidationError
 
 from natterjack.broker import streams
@@ -60,10 +60,7 @@ class Store:
             found = await self._js.get_last_msg(_STREAM, subject)
         except NotFoundError as error:
             if error.err_code == _NO_STREAM:
-                raise StreamMissing(
-                    f"the bucket {streams.ENROLLMENTS_BUCKET} is missing: "
-                    "run `natterjack streams apply`"
-                ) from None
+                raise _missing() from None
             return Found(b"", 0)
         except (NatsError, TimeoutError, OSError) as error:
             raise _unreachable(error) from None
@@ -81,9 +78,17 @@ class Store:
             if error.err_code == _WRONG_SEQUENCE:
                 return False
             raise _unreachable(error) from None
+        except NoStreamResponseError:
+            raise _missing() from None
         except (NatsError, TimeoutError, OSError) as error:
             raise _unreachable(error) from None
         return True
+
+
+def _missing() -> StreamMissing:
+    return StreamMissing(
+        f"the bucket {streams.ENROLLMENTS_BUCKET} is missing: run `natterjack streams apply`"
+    )
 
 
 def _unreachable(error: Exception) -> BrokerUnreachable:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from natterjack.process.terminal import escaped
@@ -17,10 +20,24 @@ def fields(**values: Any) -> dict[str, dict[str, Any]]:
     return {"fields": values}
 
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
+_BOUND: ContextVar[Mapping[str, Any]] = ContextVar("fields", default=_NONE)
+
+
+def bind(**values: Any) -> None:
+    """Add fields to every line that the present task logs from now on, and the tasks that it
+    starts. A line's own fields precede them."""
+    _BOUND.set(MappingProxyType({**_BOUND.get(), **values}))
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {**_BOUND.get(), **getattr(record, "fields", {})}
+
+
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        values = "".join(f" {k}={v}" for k, v in getattr(record, "fields", {}).items())
+        values = "".join(f" {k}={v}" for k, v in _fields(record).items())
         line = f"{clock} {record.levelname.lower():7} {record.getMessage()}{values}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
@@ -34,7 +51,7 @@ class _Json(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "message": record.getMessage(),
-            **getattr(record, "fields", {}),
+            **_fields(record),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -25,8 +25,8 @@ def lines_of(rows: Sequence[EdgeRow], room: int | None = None) -> list[str]:
         sources: list[SourcePresence | None] = [*row.presence.sources] or [None]
         for number, source in enumerate(sources):
             lines.append([*_of_edge(row, first=number == 0), *_of_source(source)])
-            if number == 0 and not lines[-1][-1] and row.presence.last_error:
-                lines[-1][-1] = row.presence.last_error
+            if number == 0 and not lines[-1][-1]:
+                lines[-1][-1] = _error_of_edge(row)
     return table(lines, right=_RIGHT, elastic=_ELASTIC, room=room)
 
 
@@ -56,6 +56,14 @@ def _of_edge(row: EdgeRow, *, first: bool) -> list[str]:
         _spool(presence.spool),
         _offset(presence.clock_offset_seconds),
     ]
+
+
+def _error_of_edge(row: EdgeRow) -> str:
+    """The newest error of an edge, unless it is that of a source, whose line has it."""
+    error = row.presence.last_error
+    if not error or any(error == source.error for source in row.presence.sources):
+        return ""
+    return error
 
 
 def _of_source(source: SourcePresence | None) -> list[str]:

@@ -49,6 +49,15 @@ def test_a_user_that_may_not_publish_fails(user: User, keys: list[tuple[str, str
     assert "natterjack users add edge" in finding.cure
 
 
+def test_an_enrolled_edge_may_renew_its_own_credentials_alone() -> None:
+    user = User("edge", name="e", tenant="acme")
+    given = permissions(user)
+    given["publish"]["allow"].append("stt.renew.UCAQCW")
+    assert [each.state for each in rights(given, "e", KEYS, user.inbox_prefix, user.id)] == ["ok"]
+    given["publish"]["allow"].append("stt.renew.*")
+    assert excess(given, "e", ["acme"], user.inbox_prefix) == ["publish stt.renew.*"]
+
+
 def test_replies_need_the_inbox_of_the_settings() -> None:
     user = User("edge", name="e", tenant="acme")
     (finding, *_) = rights(permissions(user), "e", KEYS, "_INBOX", user.id)

@@ -116,7 +116,7 @@ async def test_two_agents_do_not_share_a_key(
 def test_a_file_that_is_not_usable_ends_it(run_edge: RunEdge, tmp_path: Path) -> None:
     path = tmp_path / "edge.toml"
     ended = run_edge("run", "--config", path)
-    assert (ended.code, "No such file" in ended.stderr) == (2, True)
+    assert (ended.code, "there is no file" in ended.stderr) == (2, True)
     path.write_text(source("a", "microphone", "langage = 'en'"))
     ended = run_edge("run", "--config", path)
     assert ended.code == 2

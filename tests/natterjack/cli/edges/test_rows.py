@@ -33,6 +33,16 @@ def test_each_source_has_a_line() -> None:
     assert "input_dead; gone" in second
 
 
+def test_the_error_of_a_source_is_not_that_of_another() -> None:
+    sources = [
+        {"name": "mic", "state": "waiting"},
+        {"name": "hall", "state": "failed", "error": "gone"},
+    ]
+    _, first, second = lines_of([row(sources=sources, last_error="gone")])
+    assert "gone" not in first
+    assert second.endswith("gone")
+
+
 def test_no_line_is_wider_than_the_terminal() -> None:
     mic = {"name": "mic", "state": "capturing", "device": "a long name " * 9, "error": "e" * 99}
     assert max(map(len, lines_of([row(sources=[mic])], room=80))) <= 80

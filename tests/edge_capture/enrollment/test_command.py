@@ -1,0 +1,75 @@
+"""What a command does with the identity of an enrolled machine."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from edge_capture.enrollment.command import apply
+from edge_capture.enrollment.identity import Enrollment, Identity
+from edge_capture.enrollment.machine import read_machine
+from edge_capture.parser import make_parser
+from natterjack.broker.login.jwt import make_key
+
+
+@pytest.fixture
+def identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("NATS_CREDS", "NATS_NKEY", "NATS_USER", "EDGE_TOKEN", "EDGE_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    key, directory = make_key(), tmp_path / "identity"
+    directory.mkdir()
+    Identity(directory).write(
+        Enrollment(
+            url="tls://token:4222",
+            tenant="acme",
+            agent="pi-7",
+            public_key=key.public,
+            machine=read_machine(),
+        ),
+        "jwt",
+        key,
+        "a certificate",
+    )
+    return directory
+
+
+def applied(identity: Path, config: Path, **given: str) -> dict[str, str]:
+    arguments = ["run", "--config", str(config), "--identity", str(identity)]
+    return apply(make_parser().parse_args(arguments), given)
+
+
+def test_what_a_file_says_of_the_connection_precedes_what_the_token_said(
+    identity: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "edge.toml"
+    assert applied(identity, config)["NATS_URL"] == "tls://token:4222"  # there is no such file
+    config.write_text('[nats]\nurl = "wss://file"\n')
+    found = applied(identity, config)
+    assert "NATS_URL" not in found
+    assert found["NATS_CREDS"] == str(identity / "edge.creds")
+    assert found["NATS_CA"] == str(identity / "ca.pem")
+
+
+def test_a_file_that_names_another_user_does_not_use_the_identity(
+    identity: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text('[nats]\nnkey = "/etc/natterjack/edge.nk"\n')
+    assert applied(identity, config) == {}
+
+
+def test_names_that_the_credentials_do_not_permit_are_not_used_and_said(
+    identity: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text('agent = "room-12"\ntenant = "acme"\n')
+    with caplog.at_level(logging.WARNING):
+        assert applied(identity, config)["EDGE_AGENT"] == "pi-7"
+    (line,) = caplog.messages
+    assert "agent = 'room-12'" in line
+    assert "enrolled as agent pi-7 of tenant acme" in line
+    caplog.clear()
+    assert "EDGE_AGENT" not in applied(identity, config, EDGE_AGENT="room-12")
+    assert caplog.messages == []
