@@ -37,7 +37,7 @@ class _Found(Enum):
     """What the stream says about the end of the session."""
 
     RUNS = auto()
-    """As far as is known, it has not ended."""
+    """It has not ended, as far as is known."""
     ENDED = auto()
     DOUBT = auto()
     """The stream did not answer, or does not have what was received live."""

@@ -28,7 +28,7 @@ class EdgeWatch:
     """Reads the edges every few seconds, and exports their state."""
 
     def __init__(self, metrics: Metrics, interval_seconds: float, most_edges: int) -> None:
-        """With an interval of 0, nothing is read."""
+        """Nothing is read if the interval is 0."""
         self._metrics = metrics
         self._interval = interval_seconds
         self._most_edges = most_edges

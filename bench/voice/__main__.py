@@ -25,12 +25,12 @@ Print = Callable[[list[list[str]]], None]
 
 
 def print_table(rows: list[list[str]]) -> None:
-    """For a terminal."""
+    """Print the rows for a terminal."""
     print(*table(rows, right=range(1, len(rows[0]) - 1)), sep="\n")
 
 
 def print_markdown(rows: list[list[str]]) -> None:
-    """For a page."""
+    """Print the rows as Markdown, for a page."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     print(*(f"| {' | '.join(line)} |" for line in lines), sep="\n")
 

@@ -57,7 +57,7 @@ class Recognized(NamedTuple):
     kind: Literal["raw", "wav", "other", "unknown"]
     """`unknown` if more bytes are needed."""
     name: str = ""
-    """For people, with an article."""
+    """Its name for people, with an article."""
     reader: Reader | None = None
     """What `natterjack-edge file` reads it with, or None if it does not."""
 

@@ -28,7 +28,7 @@ class Level(NamedTuple):
     """The level of a source over some seconds, of its loudest channel."""
 
     peak_dbfs: float
-    """Of the greatest sample; 0 is full scale. At least SILENCE_DBFS, as `rms_dbfs`."""
+    """The level of the greatest sample; 0 is full scale. At least SILENCE_DBFS, as `rms_dbfs`."""
     rms_dbfs: float
     """Root mean square. A full-scale square wave has 0 dBFS."""
     zeros: float

@@ -31,7 +31,7 @@ class Balance(NamedTuple):
     """The state of a tenant's budget."""
 
     remaining_seconds: float | None
-    """Of audio, for all sessions of the tenant together; None if there is no such limit."""
+    """Seconds of audio left for all sessions of the tenant; None if there is no such limit."""
     spent: str | None
     """What is used up, or None if nothing is."""
 

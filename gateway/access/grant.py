@@ -21,10 +21,10 @@ class Grant:
     """What a client may do, from its key, narrowed by its token if it has one."""
 
     key_id: str
-    """For logs, labels and counts; not a secret."""
+    """The key's name in logs, labels and counts; not a secret."""
     tenant: str
     doors: frozenset[str] = frozenset(AUDIO_DOORS)
-    """Of `natterjack.fleet.keys.DOORS`."""
+    """Names from `natterjack.fleet.keys.DOORS`."""
     kinds: frozenset[str] = frozenset(READ_KINDS)
     """The kinds of event that it may read by the door `api`."""
     conversations: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ from .sse import BEGINNING, COMMENT, Start, message, note
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 8 * 1024 * 1024
-"""Of the messages that one feed keeps."""
+"""The most that one feed keeps of messages."""
 _BATCH_BYTES = 64 * 1024
 """A viewer gets about so much at once, and then waits for its socket."""
 _LEAST = timedelta(hours=1)

@@ -38,7 +38,7 @@ class SessionSummary(BaseModel):
     transcribed_seconds: float = 0
     gap_seconds: float = 0
     cost: dict[str, float] = {}
-    """By currency."""
+    """Costs, by currency."""
     last_words: str | None = None
 
 

@@ -16,7 +16,7 @@ class Container(NamedTuple):
     demuxer: str
     """FFmpeg's name of it."""
     name: str
-    """For people, without an article."""
+    """Its name for people, without an article."""
     frames: bool = False
     """Whether it has no header: every frame says what it is, so that one of them is enough to
     begin."""

@@ -21,7 +21,7 @@ class Wire(NamedTuple):
     """What a client sends, and what its session gets."""
 
     encoding: Encoding
-    """Of the session."""
+    """The session's encoding."""
     sample_rate: int
     decoded: bool = False
     """Whether the client's audio is decoded to that."""

@@ -41,7 +41,7 @@ _LEAVES_S, _ENDS_S, _LOOK_S = 2.0, 0.5, 0.05
 last of its audio; and for one that may not know yet that the earlier connection is lost."""
 _MAX_CANDIDATES = 16
 _CLOCK_S = 5.0
-"""By how much the clocks of the broker and of gateways may differ."""
+"""The most by which the clocks of the broker and of gateways may differ."""
 _NOT_A_REPLY = (b"stt.", b"tts.", b"$")
 """Prefixes of subjects to which no answer is sent: another user may name any of them."""
 

@@ -78,10 +78,10 @@ _PROVIDERS_MAX_AGE_S = 3600
 
 MAX_PRESENCE_BYTES = 32 * 1024
 _MAX_EDGES, _EDGES_MAX_AGE_S = 10_000, 30 * 24 * 3600
-"""Of all tenants together: when there are more edges, further ones are not stored."""
+"""The limit for all tenants together. Edges beyond it are not stored."""
 _MAX_PROGRESS_BYTES = 64 * 1024
 _MAX_DEAD_LETTERS = 10_000
-"""Of all durable consumers together. When there are more, the oldest are dropped."""
+"""The limit for all durable consumers together. Beyond it, the oldest are dropped."""
 _NOT_NEEDED = (
     DEAD_LETTERS, f"KV_{DURABLES_BUCKET}", f"KV_{ENROLLMENTS_BUCKET}", f"KV_{EDGES_BUCKET}",
 )  # fmt: skip

@@ -45,7 +45,7 @@ class DeadLetter:
     position: str
     """Where the event was in the stream of transcripts."""
     sequence: int
-    """Of the dead letter in its own stream, `STT_DEAD_LETTERS`."""
+    """The dead letter's sequence number in its own stream, `STT_DEAD_LETTERS`."""
 
 
 def _encode(message: StoredMessage, reason: str, attempt: int, *, with_event: bool = True) -> bytes:

@@ -53,7 +53,7 @@ class Row(BaseModel):
     lag_seconds: float | None = None
     captured_seconds: float = 0
     final_seconds: float = 0
-    """Of a voice session, seconds of speech."""
+    """For a voice session: how many seconds of speech it has published."""
     cost: dict[str, float] = {}
     providers: dict[str, ProviderUsage] = {}
     last_words: str | None = None

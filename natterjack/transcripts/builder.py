@@ -19,7 +19,8 @@ PAUSE_SECONDS = 2.0
 _LONG_LINE_US = 60_000_000
 """From this duration on, a line ends with a sentence; from twice as long on, with any segment."""
 _Used = FinalEvent | InterimEvent | StatusEvent | UtteranceEvent | VoiceStatusEvent | UnknownEvent
-"""Of the events of later releases, only that a session has ended."""
+"""Events that a transcript is made of. Unknown ones of later releases only tell that a session has
+ended."""
 
 
 class TranscriptBuilder:

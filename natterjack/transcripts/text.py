@@ -20,7 +20,8 @@ _FLAGS = ("\U0001f1e6", "\U0001f1ff")
 SENTENCE_ENDS = frozenset(
     ".?!…\u0589\u061f\u06d4\u0964\u0965\u104b\u1362\u17d4\u3002\uff01\uff0e\uff1f\uff61"
 )
-"""Of Latin, Armenian, Arabic, Devanagari, Burmese, Ethiopic, Khmer, Chinese and Japanese."""
+"""Ends of sentences in Latin, Armenian, Arabic, Devanagari, Burmese, Ethiopic, Khmer, Chinese and
+Japanese."""
 _QUOTES = "\"'"
 RIGHT_TO_LEFT_MARK = "\u200f"
 

@@ -14,7 +14,7 @@ AddressKind = Literal["public", "private", "unusable"]
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
-"""With DNS64, IPv4 hosts have these addresses in networks that have IPv6 only (RFC 6052)."""
+"""The addresses that DNS64 gives to IPv4 hosts in networks that have IPv6 only (RFC 6052)."""
 _COMPATIBLE = IPv6Network("::/96")
 
 

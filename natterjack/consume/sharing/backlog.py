@@ -69,7 +69,7 @@ class Share(Generic[T]):
 
     number: int
     revision: int
-    """Of its stored progress."""
+    """The revision of its stored progress."""
     stored: Record
     """Its progress when it was taken over."""
     resume: dict[str, Cursor]

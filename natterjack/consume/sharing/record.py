@@ -50,7 +50,7 @@ class Record:
     floor: Position | None = None
     """No event up to this one is unsettled: reading can begin after it. None: at the origin."""
     behind: Mapping[str, Cursor] = field(default_factory=dict)
-    """By the key's digest."""
+    """The cursors of keys that are behind, by the digest of the key."""
 
     def encode(self) -> bytes:
         """Return the JSON that is stored."""

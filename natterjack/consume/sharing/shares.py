@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from hashlib import blake2b
 
 SHARES = 16
-"""As many processes can share the work. It cannot change: progress is stored for each share."""
+"""How many processes can share the work. It cannot change: progress is stored for each share."""
 
 
 def key_of(subject: bytes) -> bytes:

@@ -34,7 +34,7 @@ from .query import ERRORS, check_auth, refuse
 _MAX_MESSAGE_BYTES: Final = 2_000_000
 """Our choice: the size is not documented."""
 _CLOSE_CODES: Final = {"MESSAGE": 1008, "DATA": 1008, "BIG": 1009}
-"""By the first word of the error's code. Our choice, as for the default, 1011."""
+"""Close codes, by the first word of the error's code. They and the default 1011 are our choice."""
 _MIN_GAP_SECONDS: Final = 0.03
 _WARNINGS: Final = {
     "NO_ACTIVE_SPEECH": "There is no active turn. The request will be ignored.",

@@ -23,7 +23,7 @@ from .silences import Silences
 from .transcript import Transcript
 
 _SESSIONS = 1000
-"""For how many sessions the silences are remembered."""
+"""How many sessions have their silences remembered."""
 
 
 def _capabilities(settings: DeepgramSettings) -> Capabilities:
