@@ -164,7 +164,7 @@ class Broker:
             renewal = Renewal(self.client, self.credentials, self.attempts, trial)
             self._renewing.append(asyncio.create_task(renewal.run(), name="renew credentials"))
         if (path := self.credentials.creds_path) is not None:
-            reissue = Reissue(self.client, self.credentials, path)
+            reissue = Reissue(self.client, self.credentials, path, trial)
             self._renewing.append(asyncio.create_task(reissue.run(), name="reissue credentials"))
 
     async def close(self) -> None:

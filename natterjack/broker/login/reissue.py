@@ -1,4 +1,5 @@
-"""Asks for new credentials before those of an enrolled agent expire, and writes them into its file.
+"""Asks for new credentials before those of an enrolled agent expire, and writes them into its file
+once the server has accepted them: nobody could bring back the old ones.
 
 `Renewal` then notices that the file has changed, tries the credentials, and connects with them.
 """
@@ -8,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nats.errors import Error as NatsError
@@ -22,6 +24,7 @@ from natterjack.subjects import RENEW_PREFIX
 from ..fastpath import Client
 from .credentials import Credentials, Identity
 from .jwt import credentials, read_claims
+from .renewal import Try, refused
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +62,11 @@ def renewable(jwt: str | None) -> Renewable | None:
         tenant = next((tag.removeprefix(TENANT) for tag in tags if tag.startswith(TENANT)), None)
         if RENEWED not in tags or tenant is None or not claims.get("exp"):
             return None
-        return Renewable(
-            claims["sub"], tenant, claims["name"], float(claims["iat"]), float(claims["exp"])
-        )
-    except (ValueError, TypeError, KeyError, AttributeError):
+        issued, expires = float(claims["iat"]), float(claims["exp"])
+        if not math.isfinite(expires - issued):
+            return None
+        return Renewable(claims["sub"], tenant, claims["name"], issued, expires)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
 
 
@@ -74,10 +78,11 @@ def pause(credentials: Renewable, now: float) -> float:
 class Reissue:
     """Renews the credentials file of one connection."""
 
-    def __init__(self, client: Client, held: Credentials, path: Path) -> None:
+    def __init__(self, client: Client, held: Credentials, path: Path, trial: Try) -> None:
         self._client = client
         self._held = held
         self._path = path
+        self._try = trial
         self._problem = ""
 
     async def run(self) -> None:
@@ -104,6 +109,8 @@ class Reissue:
             )
             jwt = _checked(message.data, current)
             assert identity.seed is not None
+            if (error := await refused(self._try, replace(identity, jwt=jwt))) is not None:
+                raise ValueError(f"the server refuses what the registrar has signed: {error}")
             replace_text(self._path, credentials(jwt, identity.seed), mode=0o600)
         except (NatsError, TimeoutError, OSError, ValueError, UsageError) as error:
             problem = " ".join(str(error).split()) or type(error).__name__

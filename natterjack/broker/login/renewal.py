@@ -34,6 +34,17 @@ Try = Callable[[Identity], Awaitable[None]]
 """Makes a connection with the identity and closes it. Raises what fails."""
 
 
+async def refused(trial: Try, renewed: Identity) -> Exception | None:
+    """Try `renewed`. Returns why they cannot be used, or None if the server accepts them."""
+    try:
+        await trial(renewed)
+    except (NatsError, OSError, TimeoutError, ValueError, BrokerError) as error:
+        # The server checks an account's limit after the credentials.
+        limit = reason(error) == "limit" and "account" in str(error).lower()
+        return None if limit else error
+    return None
+
+
 def reconnect_after(expires: float | None, now: float, chance: float) -> float | None:
     """Return in how many seconds a connection whose credentials expire at `expires` is to be
     replaced, once the renewed ones are accepted; None if it may stay.
@@ -74,11 +85,8 @@ class Renewal:
                 await asyncio.sleep(_TRY_AGAIN_S * random.uniform(0.8, 1.2))  # noqa: S311
 
     async def _accepted(self, renewed: Identity) -> bool:
-        try:
-            await self._try(renewed)
-        except (NatsError, OSError, TimeoutError, ValueError, BrokerError) as error:
-            if reason(error) == "limit" and "account" in str(error).lower():
-                return True  # the server checks an account's limit after the credentials
+        error = await refused(self._try, renewed)
+        if error is not None:
             words = self._attempts.count(error, expired=renewed.expired)
             if renewed != self._refused:
                 self._refused = renewed

@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 import pytest
 import soundfile
+from nats.aio.msg import Msg
 
 from edge_capture.enrollment.enroll import enroll
 from edge_capture.enrollment.identity import Enrollment, Identity
@@ -23,8 +24,8 @@ from edge_capture.enrollment.machine import Machine, read_machine
 from edge_capture.errors import EnrollmentRefused
 from natterjack.broker import streams
 from natterjack.broker.connection import connected
-from natterjack.broker.login.jwt import make_key, read_claims
-from natterjack.enrollment.records import Invitation
+from natterjack.broker.login.jwt import ACCOUNT, make_jwt, make_key, read_claims
+from natterjack.enrollment.records import Invitation, Reply
 from natterjack.enrollment.store import Store, invitation_key
 from natterjack.enrollment.token import Token, parse_token
 from natterjack.errors import BrokerUnreachable
@@ -293,6 +294,34 @@ async def test_credentials_are_renewed_during_a_capture(
     assert (identity / "edge.creds").read_text() != first
     assert stat.S_IMODE((identity / "edge.creds").stat().st_mode) == 0o600
     assert await stored(server, "acme.long.speaker") >= seconds * 1000 // 80
+
+
+async def test_credentials_that_the_server_refuses_do_not_replace_those_that_work(
+    server: SignedServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    identity = tmp_path / "identity"
+    async with registrar(server, REGISTRAR_LIFETIME_HOURS=str(bound(15) / 3600)):
+        found = await enrolled(await server.invite(), identity)
+    creds = identity / "edge.creds"
+    first = creds.read_text()
+    jwt = first.splitlines()[1]
+    claims = read_claims(jwt)
+    forged = make_jwt(
+        make_key(ACCOUNT), found.public_key, claims["nats"], name=found.agent,
+        expires=claims["exp"] + 3600,
+    )  # fmt: skip
+
+    async def answer(message: Msg) -> None:
+        await message.respond(Reply(jwt=forged).model_dump_json().encode())
+
+    inbox = f"_INBOX_edge_acme_{found.agent}"
+    settings = BrokerSettings(url=server.url, creds=creds, inbox_prefix=inbox)
+    async with connected(server.settings("registrar"), name="forger", once=True) as broker:
+        await broker.client.subscribe("stt.renew.*", cb=answer)
+        await broker.client.flush()
+        async with connected(settings, name="edge", once=True):
+            await until(lambda: "refuses what the registrar has signed" in caplog.text, "a refusal")
+            assert creds.read_text() == first
 
 
 def _feed(stdin: IO[bytes], done: threading.Event) -> int:
