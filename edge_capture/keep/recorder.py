@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -73,6 +74,7 @@ class Recorder:
                 file.frames >= MAX_FILE_S * rate
                 or file.size >= self._directory.max_file_bytes
                 or not 0 <= missing <= _MAX_SILENCE_S * rate
+                or file.deleted
             ):
                 self._end()
                 file = None
@@ -128,6 +130,11 @@ class _File:
     def size(self) -> int:
         """Its size in bytes."""
         return self._sink.size
+
+    @property
+    def deleted(self) -> bool:
+        """Whether it has no name any more, so that what is written to it is lost."""
+        return os.fstat(self._sink.raw.fileno()).st_nlink == 0
 
     def write(self, samples: Any) -> None:
         """Raises: OSError; then it is closed, and readable as far as it was written."""

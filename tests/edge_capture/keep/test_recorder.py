@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,30 @@ def test_a_directory_that_cannot_be_used_is_said_at_the_start(tmp_path: Path) ->
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"EDGE_KEEP: .*file"):
         KeepDirectory(tmp_path / "file", 10**9, 30)
+
+
+def test_a_file_or_a_directory_that_was_deleted(
+    keep: KeepDirectory, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(keep, SPEC)
+    recorder.write(chunk(0))
+    files(keep)[0].unlink()
+    for n in range(1, 20):
+        recorder.write(chunk(n * FRAMES))
+    assert len(files(keep)) == 1
+    shutil.rmtree(keep.directory)
+    for n in range(20, 40):
+        recorder.write(chunk(n * FRAMES))
+    assert [r.levelno for r in caplog.records] == [logging.WARNING]
+    keep.directory.mkdir()
+    monkeypatch.setattr(keep, "_retry_at", 0.0)
+    for n in range(40, 60):
+        recorder.write(chunk(n * FRAMES))
+    recorder.close()
+    assert "recordings are kept again" in caplog.text
+    (file,) = files(keep)
+    samples, _ = soundfile.read(file, dtype="int16")
+    assert np.array_equal(samples, AUDIO[40 * FRAMES : 60 * FRAMES])
 
 
 def test_a_disk_that_fails_is_said_once_and_used_again(
