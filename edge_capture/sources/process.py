@@ -36,6 +36,11 @@ _OPEN_S = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _END_S = 2.0
 """How long a program may take to end after SIGTERM."""
+_KILLED_S = 0.5
+"""How long a program may take to end after SIGKILL. One that hangs in a driver, or runs as another
+user as `sudo` does, may take forever, and must not stop the other sources."""
+_left: list[subprocess.Popen[bytes]] = []
+"""Programs that were left behind."""
 _LINES, _LINE_CHARACTERS = 8, 300
 _FINISH_CHECK_S = 0.5
 
@@ -212,7 +217,18 @@ class _Program:
     def kill(self) -> None:
         """Kill it and all that it has started. Idempotent."""
         self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
-        self._process.wait()
+        self._close()
+        try:
+            self._process.wait(_KILLED_S)
+        except subprocess.TimeoutExpired:
+            log.warning("process %d cannot be ended; it is left behind", self._process.pid)
+            _left[:] = [each for each in _left if each.poll() is None]
+            _left.append(self._process)
+        self._killed = True
+        self._reading = False
+
+    def _close(self) -> None:
+        """Close its pipes, which many programs notice."""
         if self._threads and not self._killed:
             # They may be reading until all processes with the other ends have ended.
             self._threads[0].end(self._out.close)
@@ -222,8 +238,6 @@ class _Program:
                 if not each.closed:
                     self._loop.remove_reader(each.fileno())
                     each.close()
-        self._killed = True
-        self._reading = False
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

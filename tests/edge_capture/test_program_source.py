@@ -5,6 +5,7 @@ import contextlib
 import http.server
 import itertools
 import os
+import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -111,6 +112,23 @@ async def test_a_program_that_stays_away_ends_the_session(tmp_path: Path) -> Non
         may_finish = True
         with pytest.raises(SourceLost, match="exit status 4"):
             await soon(reading, 30)
+
+
+async def test_a_program_that_cannot_be_killed_stops_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_group: int, _signal: int) -> None:
+        raise PermissionError  # as for a command with sudo
+
+    wait = "import os, sys, time\nopen(sys.argv[1], 'w').write(str(os.getpid()))\n"
+    wait += "os.write(1, bytes(640))\ntime.sleep(60)"
+    async with opened(command(wait, tmp_path / "pid")):
+        pid = int((tmp_path / "pid").read_text())
+        monkeypatch.setattr(os, "killpg", denied)
+    assert not gone(pid)
+    monkeypatch.undo()
+    os.killpg(pid, signal.SIGKILL)
+    await until(lambda: gone(pid), "it has ended")
 
 
 async def test_a_program_that_is_missing_is_named() -> None:
