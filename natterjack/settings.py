@@ -48,7 +48,7 @@ _WEBSOCKET = {"ws", "wss"}
 
 def _scheme(url: str) -> str:
     """Return the scheme of a server's URL. Raises: ValueError if no server can have it."""
-    shown = re.sub(r"(^|//)[^/@]*@", r"\1", url)  # without a password
+    shown = re.sub(r"(^|//)[^/]*@", r"\1", url)  # without a password
     try:
         parts = urlsplit(url.strip() if "://" in url else f"nats://{url.strip()}")
         if parts.hostname and parts.port != 0 and parts.scheme in {"nats", "tls"} | _WEBSOCKET:

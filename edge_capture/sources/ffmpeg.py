@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
 
-_USER = re.compile(r"(?<=://)[^/@\s'\"]*@")
+_USER = re.compile(r"(?<=://)[^/?#\s'\"]*@")
+"""Up to the last @ of the authority: passwords of cameras have unescaped ones."""
 _QUERY = re.compile(r"(?<=[^\s?]\?)[^\s'\"]+")
 _HIDDEN = "***"
 _SHORTEST_SECRET = 4

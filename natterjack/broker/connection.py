@@ -54,7 +54,7 @@ def _options(client: Client, settings: BrokerSettings) -> dict[str, object]:
 
 def without_credentials(urls: str) -> str:
     """Return server URLs without the user and password that they may contain."""
-    return re.sub(r"(^|//|,)[^/@,]*@", r"\1", urls)
+    return re.sub(r"(^|//|,)[^/,]*@", r"\1", urls)  # a password may have another @
 
 
 class Broker:

@@ -17,6 +17,7 @@ def test_the_options_of_the_input_are_before_it() -> None:
     ("url", "shown"),
     [
         ("rtsp://user:pa%2Fss@camera/1", "rtsp://***@camera/1"),
+        ("rtsp://user:p@ss@camera/1/@x", "rtsp://***@camera/1/@x"),
         ("https://radio/live.mp3?token=abcdef#x", "https://radio/live.mp3?***"),
         ("rtp://239.0.0.1:5004", "rtp://239.0.0.1:5004"),
         ("srt://host:9000?passphrase=long-secret", "srt://host:9000?***"),

@@ -72,7 +72,7 @@ def test_urls(url: str) -> None:
         ("nats://a:port", "'nats://a:port' is not the URL"),
         ("nats://a:70000", "'nats://a:70000' is not the URL"),
         ("nats://[::1", r"'nats://\[::1' is not the URL"),
-        ("nats://user:secret@a:port", "'nats://a:port' is not the URL"),
+        ("nats://user:s@ecret@a:port", "'nats://a:port' is not the URL"),
         ("nats://a,wss://b", "ws:// and wss:// cannot be mixed with nats:// and tls://"),
     ],
 )

@@ -40,7 +40,7 @@ def states(findings: dict[str, Finding]) -> list[str]:
 
 
 async def test_nobody_listens() -> None:
-    findings = await found(BrokerSettings(url=f"nats://me:secret@127.0.0.1:{free_port()}"))
+    findings = await found(BrokerSettings(url=f"nats://me:s@secret@127.0.0.1:{free_port()}"))
     assert states(findings) == ["failed", *["skipped"] * 5]
     assert "connection refused" in findings["broker"].found
     assert "secret" not in str(findings)
