@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import logging
 import os
@@ -12,6 +13,7 @@ import stat
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -132,7 +134,8 @@ class Spool:
         backlog = SpooledBacklog(
             directory, lock, description, frames, self.max_seconds, 0.9 * limit_s, self._sync_needed
         )
-        self._sessions.append(backlog)
+        # Not sorted afterwards: `adopt` runs in a thread, and what is added during a sort is lost.
+        bisect.insort(self._sessions, backlog, key=_opened)
         return backlog
 
     def adopt(self) -> list[SpooledBacklog]:
@@ -160,9 +163,7 @@ class Spool:
                     log.info("the spool has more sessions, which are not sent for now")
                     break
                 adopted += self._adopt(directory)
-        adopted.sort(key=lambda backlog: backlog.spec.opened_at)
-        self._sessions.sort(key=lambda backlog: backlog.spec.opened_at)
-        return adopted
+        return sorted(adopted, key=_opened)
 
     def _adopt(self, directory: Path) -> list[SpooledBacklog]:
         lock = None
@@ -312,6 +313,10 @@ def find_resumable(
         if (ended or set(sessions) == set(origin.speakers)) and all(map(fits, sessions.values())):
             return [sessions[speaker] for speaker in origin.speakers if speaker in sessions]
     return []
+
+
+def _opened(backlog: SpooledBacklog) -> datetime:
+    return backlog.spec.opened_at
 
 
 def _make(directory: Path, name: str, description: Description) -> int:

@@ -14,7 +14,7 @@ from natterjack.telemetry.log import fields
 
 from ..config.load import Config, ConfigError, read_config
 from ..delivery.link import Link
-from ..errors import SteeringError
+from ..errors import SpoolError, SteeringError
 from ..fleet.mutes import Mutes
 from ..fleet.name import host_token
 from ..fleet.reporter import Reporter
@@ -173,10 +173,20 @@ class Supervisor:
         """Send what other processes that have ended left in the spool, and what is beyond the
         number of sessions that are sent at a time. Until cancelled."""
         assert self._takes is not None
+        problem = ""
         while True:
             await asyncio.sleep(_ADOPT_S)
-            if not self._takes.leftovers:
-                self._send_leftovers(await asyncio.to_thread(spool.adopt))
+            if self._takes.leftovers:
+                continue
+            try:
+                found = await asyncio.to_thread(spool.adopt)
+            except SpoolError as error:  # a disk that fails: the capture goes on as well as it can
+                if str(error) != problem:
+                    problem = str(error)
+                    log.error("the spool cannot be searched: %s", error)
+                continue
+            problem = ""
+            self._send_leftovers(found)
 
     async def reload(self) -> str:
         """Read the file again. Sources that did not change go on without a gap.

@@ -187,6 +187,28 @@ async def test_a_source_that_waits_follows_a_reload(
         counter.close()
 
 
+async def test_a_spool_that_cannot_be_searched_ends_nothing(
+    config: Path,
+    counters: list[Counter],
+    ready_broker: Broker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("edge_capture.supervisor.supervisor._ADOPT_S", 0.05)
+    spool = tmp_path / "spool"
+    config.write_text(f'[spool]\ndirectory = "{spool}"\n' + pipe("a", counters[0]))
+    async with running(config) as agent:
+        spool.rmdir()
+        spool.touch()
+        await until(lambda: "the spool cannot be searched" in caplog.text, "it is said")
+        spool.unlink()
+        spool.mkdir()
+        await counters[0].write(25)
+        await until(lambda: state(agent, "a") == "capturing", "the agent goes on")
+        counters[0].close()
+
+
 def _taken(agent: Supervisor, counter: Counter) -> bool:
     """Whether all that was written has been read from the pipe, up to a part of a chunk."""
     reading = agent.sources[0].reading
