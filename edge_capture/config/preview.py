@@ -22,7 +22,7 @@ def preview(path: Path) -> Preview:
     """Read a file. What cannot be used is left out, since reading the whole file says so."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return Preview()
     agent, tenant, nats = (content.get(name) for name in ("agent", "tenant", "nats"))
     return Preview(

@@ -87,8 +87,8 @@ def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]
     """Return the settings of the enrolled identity that the environment `given` lacks, or nothing
     if there is none, or another user is set.
 
-    Enrolls first if a token is stored and this edge is not enrolled, or runs on a clone. Raises:
-    UsageError; EnrollmentRefused.
+    Enrolls first if a token is stored and this edge is not enrolled, or runs on a clone, unless the
+    command only examines. Raises: UsageError; EnrollmentRefused.
     """
     if flags.command in _OFFLINE:
         return {}
@@ -110,6 +110,13 @@ def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]
                 "clone (or its hardware was replaced): run `natterjack-edge enroll TOKEN`, or set "
                 "EDGE_TOKEN_FILE, and it gets one of its own"
             )
+        if flags.command == "check" or getattr(flags, "check_config", False):
+            # What examines a machine changes nothing on it, and waits for no registrar.
+            log.warning(
+                "this edge is not enrolled yet; its next start does that, or `natterjack-edge "
+                "enroll`"
+            )
+            return {}
         if cloned:
             log.warning("this machine is a clone of an enrolled one; it enrolls anew")
         known = asyncio.run(

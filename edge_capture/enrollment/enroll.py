@@ -22,6 +22,7 @@ from natterjack.broker.login.reissue import renewable
 from natterjack.enrollment.records import EnrollRequest, Reply
 from natterjack.enrollment.token import Token, inbox_of
 from natterjack.errors import BrokerUnreachable
+from natterjack.process.terminal import plain
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import ENROLL_PREFIX, check_token
 
@@ -65,7 +66,7 @@ async def enroll(
     )
     reply = await _ask(token, request)
     if reply.jwt is None or reply.tenant is None or reply.agent is None:
-        detail = reply.detail or "the registrar gives no reason"
+        detail = plain(reply.detail) or "the registrar gives no reason"
         if reply.refusal == _UNAVAILABLE:
             raise BrokerUnreachable(detail)
         if reply.refusal == "revoked":

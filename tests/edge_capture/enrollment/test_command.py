@@ -10,8 +10,10 @@ import pytest
 from edge_capture.enrollment.command import apply
 from edge_capture.enrollment.identity import Enrollment, Identity
 from edge_capture.enrollment.machine import read_machine
+from edge_capture.errors import EnrollmentRefused
 from edge_capture.parser import make_parser
-from natterjack.broker.login.jwt import make_key
+from natterjack.broker.login.jwt import ACCOUNT, make_jwt, make_key
+from natterjack.enrollment.token import Token
 
 
 @pytest.fixture
@@ -73,3 +75,24 @@ def test_names_that_the_credentials_do_not_permit_are_not_used_and_said(
     caplog.clear()
     assert "EDGE_AGENT" not in applied(identity, config, EDGE_AGENT="room-12")
     assert caplog.messages == []
+
+
+def expired_token() -> str:
+    key, account = make_key(), make_key(ACCOUNT)
+    jwt = make_jwt(account, key.public, {"type": "user"}, name="invited", expires=1)
+    return Token("nats://127.0.0.1:1", jwt, key.seed.decode()).encode()
+
+
+@pytest.mark.parametrize("command", [("check",), ("run", "--config", "none", "--check-config")])
+def test_a_command_that_only_examines_does_not_enroll(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would also wait for a registrar that is away."""
+    for name in ("NATS_CREDS", "NATS_NKEY", "NATS_USER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("EDGE_IDENTITY", str(tmp_path / "identity"))
+    monkeypatch.setenv("EDGE_TOKEN", expired_token())
+    assert apply(make_parser().parse_args(command), {}) == {}
+    assert not (tmp_path / "identity").exists()
+    with pytest.raises(EnrollmentRefused, match="expired"):
+        apply(make_parser().parse_args(["mic"]), {})
