@@ -201,13 +201,16 @@ class RunningSource:
             return await self._capture()
         except asyncio.CancelledError:
             raise
-        except (NatterjackError, OSError) as error:
-            text = str(error)
         except Exception as error:  # the boundary of a source: its neighbors go on
-            text = f"{type(error).__name__}: {error}"
-            log.exception("source %s has failed", self.name)
-        if text != self.error:
-            log.error("%s", text, extra=fields(source=self.name))
+            cause: BaseException = error
+            while isinstance(cause, BaseExceptionGroup):
+                cause = cause.exceptions[0]
+            known = isinstance(cause, NatterjackError | OSError)
+            text = str(cause) if known else f"{type(cause).__name__}: {cause}"
+            if text != self.error:
+                log.error(
+                    "%s", text, extra=fields(source=self.name), exc_info=None if known else error
+                )
         return text
 
     async def _pause(self) -> None:
