@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterable
@@ -21,6 +22,8 @@ from .edges import EdgePresence, parse_presence
 _TIMEOUT_S = 2.0
 _ASK_AGAIN_S = 60.0
 """When the broker is asked for its time again after it has not told it."""
+_AT_ONCE = 50
+"""Entries that are parsed at once, in 3 ms: a worker that reads thousands also relays audio."""
 _NO_STREAM = 10059
 _STREAM = f"KV_{streams.EDGES_BUCKET}"
 
@@ -46,6 +49,12 @@ class Edges:
 
     rows: list[EdgeRow] = field(default_factory=list)
     unreadable: int = 0
+
+
+def newest(entries: Iterable[Stored]) -> list[Stored]:
+    """The last of the entries of each edge: one that writes while a bucket of more than one batch
+    is read is in it twice."""
+    return list({stored.subject: stored for stored in entries}.values())
 
 
 def edges_of(entries: Iterable[Stored], now: datetime) -> Edges:
@@ -91,7 +100,7 @@ class EdgesReader:
         now = await self._now()
         subject = streams.bucket_subject(streams.EDGES_BUCKET, f"{tenant or '*'}.*")
         try:
-            return edges_of(await self._store.read_all(subject), now)
+            entries = newest(await self._store.read_all(subject))
         except StoreUnavailable as error:
             if ": 503" in str(error):
                 raise _no_bucket() from None
@@ -99,6 +108,14 @@ class EdgesReader:
                 f"no reply from the bucket {streams.EDGES_BUCKET}: its readers need the permission "
                 f"to publish to $JS.API.DIRECT.GET.{_STREAM}"
             ) from None
+        found = Edges()
+        for first in range(0, len(entries), _AT_ONCE):
+            part = edges_of(entries[first : first + _AT_ONCE], now)
+            found.rows += part.rows
+            found.unreadable += part.unreadable
+            await asyncio.sleep(0)
+        found.rows.sort(key=lambda row: row.name)
+        return found
 
     async def _now(self) -> datetime:
         """Return the time by the clock of the broker, or of this machine if it is not told."""

@@ -5,12 +5,21 @@ from __future__ import annotations
 import pytest
 
 from natterjack.broker.connection import Broker
+from natterjack.broker.stored import Stored
 from natterjack.broker.streams import EDGES_BUCKET
 from natterjack.errors import BrokerUnreachable
 from natterjack.fleet import edge_reader as module
-from natterjack.fleet.edge_reader import EdgesReader
+from natterjack.fleet.edge_reader import EdgesReader, newest
 from tests.nats_server import NatsServer
 from tests.waiting import until
+
+
+def test_an_edge_that_writes_during_a_read_is_one_edge() -> None:
+    entries = [
+        Stored(sequence, f"NATS/1.0\r\nNats-Subject: $KV.stt_edges.acme.{agent}".encode(), b"")
+        for sequence, agent in ((1, "a"), (2, "b"), (3, "a"))
+    ]
+    assert sorted(entry.sequence for entry in newest(entries)) == [2, 3]
 
 
 async def test_after_an_absence_the_brokers_clock_counts_again(
