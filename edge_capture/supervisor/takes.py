@@ -81,10 +81,15 @@ class Takes:
         """Publish a take, which goes on, and show its captions if wanted. `given_up` is called if
         nothing is to be captured for it any more."""
         delivery = Delivery(take, can_wait=can_wait, captions=captions)
+        # Each rotation may have a key of its own, and an agent runs for years.
+        waiting = {
+            key: [event for event in events if not event.is_set()]
+            for key, events in self._before.items()
+        }
+        self._before = {key: events for key, events in waiting.items() if events}
         earlier: dict[SessionKey, list[asyncio.Event]] = {}
         for session in take.sessions:
             waits = self._before.setdefault(session.spec.key, [])
-            waits[:] = [event for event in waits if not event.is_set()]
             earlier[session.spec.key] = list(waits)
             waits.append(delivery.stored)
         working = self._tasks.create_task(
