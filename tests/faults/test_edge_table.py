@@ -9,6 +9,7 @@ import pytest
 
 from ..waiting import bound
 from .edge_table import rows
+from .edge_table.program import Program
 from .edge_table.rig import Rig
 
 pytestmark = [pytest.mark.sound, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -16,12 +17,16 @@ TOLERANCE_SECONDS = 0.2
 
 
 @pytest.mark.parametrize(
-    "name", ["microphone-unloaded", "both-lost", "suspended", "agent-stopped-60"]
-)
+    ("name", "program"),
+    [
+        ("microphone-unloaded", "mic"), ("both-lost", "run"), ("suspended", "run"),
+        ("agent-stopped-60", "mic"),
+    ],
+)  # fmt: skip
 async def test_captured_audio_is_transcribed_or_a_named_gap(
-    name: str, sound_packages: None
+    name: str, program: Program, sound_packages: None
 ) -> None:
-    result = await rows.measure(name, before=3, after=3)
+    result = await rows.measure(name, before=3, after=3, program=program)
     details = "\n".join(result.details())
     assert abs(result.difference) <= bound(TOLERANCE_SECONDS), details
     assert result.words.played > 16, details
@@ -33,7 +38,7 @@ async def test_captured_audio_is_transcribed_or_a_named_gap(
 
 
 async def test_what_a_failed_wait_says(tmp_path: Path, sound_packages: None) -> None:
-    rig = Rig(tmp_path, (), {})
+    rig = Rig(tmp_path)
     async with rig.running():
         with pytest.raises(
             AssertionError, match="never; the edge runs, the sound server runs"

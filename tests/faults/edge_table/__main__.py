@@ -1,7 +1,8 @@
 """Every fault of an edge with a microphone: `python -m tests.faults.edge_table [ROW ...]`.
 
-Each row has a sound server, an edge that records tone words with PortAudio, a broker, a worker and
-an emulated provider of its own, all real processes. `captured` is the time by the boot clock from
+Each row has a sound server, an edge that records tone words from it, a broker, a worker and an
+emulated provider of its own, all real processes. The edge is `natterjack-edge mic` or, with
+`--program run`, an agent with a configuration file. `captured` is the time by the boot clock from
 the start of the recording, as the sound server tells it, until the edge handles the signal that
 ends it, as its log tells; `once` are the words that an independent recorder heard and the
 transcript has once. A row is met if captured = transcribed + named gaps, to 0.2 s, and no word is
@@ -25,6 +26,7 @@ from pydantic import TypeAdapter
 from ..soak import environment
 from . import rows
 from .balance import HEAD, Result
+from .program import PROGRAMS, Program
 
 _PRIORITY = -10
 """Of the instruments, so that a busy machine delays the edge and not what measures it."""
@@ -42,12 +44,12 @@ def _line(cells: Sequence[str]) -> str:
 # ---- all rows ------------------------------------------------------------------------------------
 
 
-async def _apart(name: str, minutes: float) -> Result:
+async def _apart(name: str, minutes: float, program: Program) -> Result:
     """Run a row in a process of its own."""
     _say(f"{name} begins")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.faults.edge_table", name, "--json"),
-        *("--minutes", str(minutes)),
+        *("--minutes", str(minutes), "--program", program),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -63,14 +65,14 @@ async def _apart(name: str, minutes: float) -> Result:
         return Result(name, rows.rows(minutes)[name].title, problems=[problem])
 
 
-async def _all(names: Sequence[str], minutes: float, jobs: int) -> list[Result]:
+async def _all(names: Sequence[str], minutes: float, jobs: int, program: Program) -> list[Result]:
     """Run rows at the same time, and then those that need the machine to themselves."""
     known, free = rows.rows(minutes), asyncio.Semaphore(jobs)
     found: dict[str, Result] = {}
 
     async def one(name: str) -> None:
         async with free:
-            found[name] = result = await _apart(name, minutes)
+            found[name] = result = await _apart(name, minutes, program)
         print(_line(result.cells()), *result.details(), "", sep="\n", flush=True)
 
     # The longest first: the others fit beside them.
@@ -96,6 +98,9 @@ def _arguments() -> argparse.Namespace:
         default=rows.DEFAULT_MINUTES,
         help="how long the broker is away (default: %(default)g)",
     )
+    parser.add_argument(
+        "--program", choices=PROGRAMS, default="mic", help="the edge of all rows (default mic)"
+    )
     parser.add_argument("--jobs", type=int, default=4, help="rows at a time (default 4)")
     parser.add_argument(
         "--json", action="store_true", help="run one row in this process, and print its result"
@@ -111,12 +116,18 @@ def main() -> int:
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
         (name,) = arguments.rows
-        result = asyncio.run(rows.measure(name, arguments.minutes))
+        result = asyncio.run(rows.measure(name, arguments.minutes, program=arguments.program))
         print(_RESULT.dump_json(result).decode())
         return 0
     names = arguments.rows or list(rows.rows())
-    results = asyncio.run(_all(names, arguments.minutes, arguments.jobs))
-    print(environment(), "", _line(HEAD), _line(["---"] * len(HEAD)), sep="\n")
+    results = asyncio.run(_all(names, arguments.minutes, arguments.jobs, arguments.program))
+    print(
+        f"{environment()}; natterjack-edge {arguments.program}",
+        "",
+        _line(HEAD),
+        _line(["---"] * len(HEAD)),
+        sep="\n",
+    )
     print(*(_line(result.cells()) for result in results), sep="\n")
     return 0 if all(result.passed for result in results) else 1
 

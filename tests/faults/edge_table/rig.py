@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import os
 import signal
@@ -12,10 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nats.errors import Error as NatsError
+
 from natterjack.audio import AUDIO_POS, SESSION_ID
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.events import StatusEvent
+from natterjack.fleet.edges import parse_reply
 from natterjack.settings import BrokerSettings
 from tests.nats_server import NatsServer
 
@@ -25,12 +29,13 @@ from ...freezing import freeze
 from ...waiting import until
 from ...worker.programs import WorkerProcess
 from . import balance, stored, suspended
+from .program import TENANT, Options, Program, arguments
 from .sound import Player, Recorder, Sound, Starts, boot_time
 
-TENANT, CONVERSATION, SPEAKER = "t", "c", "s"
-_KEY = ("--tenant", TENANT, "--conversation", CONVERSATION, "--speaker", SPEAKER)
 _LAST_LINES, _WARNINGS = 3, 12
-_FEW_CHUNKS = 40
+_AGENT = "table"
+_REFUSED = "is being captured by agent"
+_FEW_SECONDS = 3.2
 _END_SECONDS = 60
 _NOTED_SECONDS = 0.1
 _RATE = 16_000
@@ -40,8 +45,16 @@ _CHUNK_SECONDS = 0.08
 class Rig:
     """The installation of one row. Faults are applied to its parts."""
 
-    def __init__(self, directory: Path, arguments: tuple[str, ...], worker: dict[str, str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        options: Options | None = None,
+        worker: Mapping[str, str] | None = None,
+        program: Program = "mic",
+    ) -> None:
+        """The edge is `program`, and told `options`. `worker`: its variables."""
         self.directory = directory
+        self.program = program
         self.server = NatsServer(directory / "nats")
         self.sound: Sound
         self.emulator: RemoteEmulator
@@ -52,8 +65,8 @@ class Rig:
         self.notes: list[str] = []
         self.problems: list[str] = []
         self._recorder: Recorder
-        self._arguments = arguments
-        self._worker_settings = worker
+        self._options = options or Options()
+        self._worker_settings = worker or {}
         self._clock = directory / "suspended"
         self._suspended = 0.0
         self._ahead = 0.0
@@ -94,11 +107,12 @@ class Rig:
         environment = {
             **self.sound.environment,
             "NATS_URL": self.server.url,
+            "EDGE_AGENT": f"{_AGENT}{self._edges}",
             "SUSPENDED_SECONDS": str(self._clock),
         }
-        arguments = ("mic", *_KEY, *self._arguments)
         edge = Edge(
-            self.directory / f"edge{self._edges}", arguments, environment,
+            self.directory / f"edge{self._edges}",
+            arguments(self.program, self._options, self.directory), environment,
             module="tests.faults.edge_table.suspended",
         )  # fmt: skip
         with contextlib.suppress(ProcessLookupError):
@@ -139,25 +153,50 @@ class Rig:
 
     async def delivered(self, timeout: float) -> None:
         """Wait until the broker has stored what the edge has captured. Raises: AssertionError."""
-        before = len(self._progress())
-        await self.agrees(
-            lambda: any(
-                entry["unacknowledged"] <= _FEW_CHUNKS for entry in self._progress()[before:]
-            ),
-            "the edge has caught up", timeout,
-        )  # fmt: skip
+        await self.agrees(self._caught_up, "the edge has caught up", timeout)
+
+    async def _caught_up(self) -> bool:
+        """Whether the first edge has little that is not stored, as it tells itself."""
+        try:
+            reply = await self.broker.client.request(
+                f"stt.edge.{TENANT}.{_AGENT}1", b'{"op":"status"}', timeout=2
+            )
+        except NatsError:  # it is about to connect again
+            return False
+        found = parse_reply(reply.data)
+        spool = found.presence.spool if found and found.presence else None
+        return spool is not None and (spool.seconds or 0) <= _FEW_SECONDS
 
     async def agrees(self, condition: Callable[[], object], what: str, timeout: float) -> None:
-        """Wait for a condition that the edge brings about.
+        """Wait for a condition that the edge brings about, which may be a coroutine function.
 
         Raises: AssertionError with all that is known of the edge, also if it has ended.
         """
+
+        async def holds() -> object:
+            found = condition()
+            return await found if inspect.isawaitable(found) else found
+
+        async def holds_or_ended() -> object:
+            return self._ended or await holds()
+
         try:
-            await until(lambda: condition() or self._ended, what, timeout)
+            await until(holds_or_ended, what, timeout)
         except AssertionError as error:
             raise AssertionError(f"{error}; {await self.state()}") from None
-        if self._ended and not condition():
+        if self._ended and not await holds():
             raise AssertionError(f"not any more: {what}; {await self.state()}")
+
+    async def refused(self, second: Edge) -> None:
+        """Wait until a second edge does not capture what this one does, and end it.
+
+        Raises: AssertionError if it does.
+        """
+        if self.program == "run":  # an agent goes on: another source of it may be free
+            await until(lambda: _REFUSED in second.stderr, "the second agent is refused", 20)
+            second.process.send_signal(signal.SIGTERM)
+        await until(lambda: second.process.poll() is not None, "the second agent ends", 20)
+        assert _REFUSED in second.stderr, "the second agent was not refused"
 
     @property
     def _ended(self) -> bool:
@@ -181,9 +220,6 @@ class Rig:
         except AssertionError:
             return "it does not show its stacks"
         return path.read_text()
-
-    def _progress(self) -> list[Mapping[str, Any]]:
-        return [entry for entry in log_of(self.edge) if "unacknowledged" in entry]
 
     # ---- the end -----------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...waiting import until
 from .balance import Result
+from .program import Options, Program
 from .rig import Rig
 
 BEFORE_SECONDS, AFTER_SECONDS = 8.0, 10.0
@@ -21,7 +21,7 @@ _SHORT_OF_TIME = 15
 """Processes that want each core while the machine is overloaded."""
 _NICE = 10
 """Priority of the edge meanwhile: it gets a tenth of what each of the others gets."""
-_CATCH_UP = ("--catch-up-rate", "8")
+_CATCH_UP_RATE = 8
 DISK = "disk"
 """The directory of a row's small file system."""
 
@@ -41,8 +41,7 @@ class Row:
 
     title: str
     happens: Happening
-    arguments: tuple[str, ...] = ()
-    """Arguments of the edge, in which `{directory}` is the row's own one."""
+    options: Options = field(default_factory=Options)
     worker: dict[str, str] = field(default_factory=dict)
     alone: bool = False
     """Whether no other row may run at the same time."""
@@ -51,7 +50,7 @@ class Row:
     @property
     def needs_disk(self) -> bool:
         """Whether the edge uses a disk that can be filled."""
-        return any(f"/{DISK}/" in argument for argument in self.arguments)
+        return (self.options.spool or "").startswith(f"{DISK}/")
 
 
 async def nothing(rig: Rig) -> None:
@@ -205,20 +204,17 @@ async def budget(rig: Rig) -> None:
 async def two_agents(rig: Rig) -> None:
     second = rig.start_edge()
     try:
-        await until(lambda: second.process.poll() is not None, "the second agent ends", 20)
-    except AssertionError:
-        rig.problems.append("the second agent goes on")
-        second.interrupt()
-        await second.exit_code(60)
+        await rig.refused(second)
+    except AssertionError as error:
+        rig.problems.append(str(error))
     finally:
         second.end()
     code, line = second.process.wait(), (second.stderr.splitlines() or [""])[-1]
     rig.notes.append(f"second agent: exit code {code}, {line!r}, output {second.stdout!r}")
-    if code == 0:
-        rig.problems.append("the second agent was not refused")
+    if code == 0 and rig.program == "mic":
+        rig.problems.append("the second agent ended without an error")
 
 
-_SPOOL = ("--spool", "{directory}/spool")
 DEFAULT_MINUTES = 14.0
 
 
@@ -238,20 +234,23 @@ def rows(minutes: float = DEFAULT_MINUTES) -> dict[str, Row]:
         "overloaded": Row(
             f"machine overloaded for {_OVERLOADED_SECONDS} s", overloaded, alone=True
         ),
-        "broker-away-memory": Row(away, broker_away(minutes), _CATCH_UP, minutes=minutes),
+        "broker-away-memory": Row(
+            away, broker_away(minutes), Options(catch_up_rate=_CATCH_UP_RATE), minutes=minutes
+        ),
         "broker-away-spool": Row(
-            f"{away}, with spool", broker_away(minutes), (*_CATCH_UP, *_SPOOL), minutes=minutes
+            f"{away}, with spool", broker_away(minutes),
+            Options(spool="spool", catch_up_rate=_CATCH_UP_RATE), minutes=minutes,
         ),
         "provider-away": Row(
             "provider away for 60 s, worker waits for 20 s", provider_away,
             worker={"WORKER_RECOVERY_SECONDS": "20", "WORKER_BREAKER_MAX_SECONDS": "5"},
         ),
-        "max-seconds": Row("`max_seconds` 15, 60 s of audio", max_seconds, ("--max-seconds", "15")),
+        "max-seconds": Row("`max_seconds` 15, 60 s of audio", max_seconds, Options(max_seconds=15)),
         "budget": Row("budget used up after 20 s, raised 30 s later", budget),
         "two-agents": Row("second agent on the key", two_agents),
         "disk-full": Row(
             "broker away for 27 s, disk of the spool full for 12 s of them", disk_full,
-            ("--spool", f"{{directory}}/{DISK}/spool"),
+            Options(spool=f"{DISK}/spool"),
         ),
         "both-lost": Row("microphone away for 8 s and broker for 16 s", both_lost),
     }  # fmt: skip
@@ -265,16 +264,17 @@ async def measure(
     minutes: float = DEFAULT_MINUTES,
     before: float = BEFORE_SECONDS,
     after: float = AFTER_SECONDS,
+    program: Program = "mic",
 ) -> Result:
-    """Run a row, which speaks for `before` and `after` seconds around what happens."""
+    """Run a row with an edge that is `program`. The microphone speaks for `before` and `after`
+    seconds around what happens."""
     row = rows(minutes)[name]
     result = Result(name, row.title)
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge")))
         if row.needs_disk:
             stack.enter_context(_small_disk(directory / DISK))
-        arguments = tuple(each.format(directory=directory) for each in row.arguments)
-        rig = Rig(directory, arguments, row.worker)
+        rig = Rig(directory, row.options, row.worker, program)
         async with rig.running():
             await asyncio.sleep(before)
             try:
