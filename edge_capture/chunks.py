@@ -59,7 +59,8 @@ class Chunker:
         self._rate = published.sample_rate
         self._companded = published.encoding != "linear16"
         self._mixer = Mixer(source.channels, source.sample_rate)
-        self._chunk_frames = max(1, self._rate * chunk_ms // 1000)
+        self.chunk_frames = max(1, self._rate * chunk_ms // 1000)
+        """Frames in a whole chunk, at the published rate."""
         self._resampler = self._new_resampler()
         self._pending: list[Samples] = []
         self._pending_frames = 0
@@ -86,7 +87,7 @@ class Chunker:
     @property
     def wanted_frames(self) -> int:
         """Number of source frames (at least 1) below which no chunk can be complete."""
-        missing = self._chunk_frames - self._pending_frames
+        missing = self.chunk_frames - self._pending_frames
         if self._resampler is not None:
             # The resampler returns frames late, and several at a time.
             missing -= math.ceil(self._resampler.delay())
@@ -115,13 +116,13 @@ class Chunker:
         self._discard_frames += self._marked_frames
         self._marked_frames = 0
         self._append(self._convert(samples))
-        if self._pending_frames < self._chunk_frames:
+        if self._pending_frames < self.chunk_frames:
             return []
         frames = self._take_pending()
-        whole = len(frames) - len(frames) % self._chunk_frames
+        whole = len(frames) - len(frames) % self.chunk_frames
         chunks = [
-            self._chunk(frames[start : start + self._chunk_frames], end=False)
-            for start in range(0, whole, self._chunk_frames)
+            self._chunk(frames[start : start + self.chunk_frames], end=False)
+            for start in range(0, whole, self.chunk_frames)
         ]
         self._append(frames[whole:])
         return chunks

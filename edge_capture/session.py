@@ -72,8 +72,9 @@ class EdgeSession:
 
     @property
     def waiting_seconds(self) -> float:
-        """Audio in chunks that was captured and has not been sent yet."""
-        return max(0.0, self.seconds - self.publisher.published_seconds)
+        """Audio in chunks that is not known to be stored: whole chunks, so a little more or less
+        than there is. Gaps and what an earlier run has sent are no part of it."""
+        return self.published_seconds(self.publisher.unacknowledged * self._chunker.chunk_frames)
 
     @property
     def gap_seconds(self) -> dict[str, float]:
