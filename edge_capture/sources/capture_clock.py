@@ -197,7 +197,7 @@ class CaptureClock:
         lost_s = self._start - self._age_s - earlier.end
         self._asleep = earlier._asleep
         suspended = self._cause(self._opening[0], lost_s) == SUSPENDED
-        self._asleep = self._opening[-1].asleep
+        self._asleep = self._opening[0].asleep  # it may have slept since, which is not found yet
         end = self._frames - sum(len(each.samples) + each.lost_frames for each in self._opening)
         blocks = []
         for captured in self._opening:

@@ -259,6 +259,19 @@ def test_another_recording_goes_on_after_a_gap(kind: str, failed: int) -> None:
     assert block.time_ns / 1e9 - EPOCH == pytest.approx(ends + 60, abs=0.03)
 
 
+@pytest.mark.parametrize("at", [0.1, 0.5, 0.9, 3.0])
+def test_a_suspension_just_after_another_recording_began_is_named(at: float) -> None:
+    before = Device(seconds=20)
+    after = Device(
+        seconds=160, start=5030.0, clock=CaptureClock(RATE, 5029.8, before.clock),
+        events=(Event("asleep", at, 140),),
+    )  # fmt: skip
+    (_, lost_s, away), (_, slept_s, cause) = after.gaps
+    assert (away, cause) == ("device_lost", "suspended")
+    assert lost_s == pytest.approx(10, abs=0.3)
+    assert slept_s == pytest.approx(140, abs=0.3)
+
+
 def test_a_recording_that_never_delivered_ends_where_it_began() -> None:
     clock = CaptureClock(RATE, 77.0)
     assert (clock.end, clock.drift_seconds, clock.flush()) == (77.0, 0.0, [])
