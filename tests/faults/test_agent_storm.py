@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -10,31 +12,29 @@ from natterjack.emulators.tones import TimedWord
 from natterjack.events import Account as SessionAccount
 from natterjack.events import DurableEvent, FinalEvent, Gap, StatusEvent, Word
 
+from ..waiting import bound
 from .agent.account import Take, account
 from .agent.day import SOURCES as RECORDINGS
 from .agent.day import day
 from .agent.storm import storm
+from .agent.voices import Pipe
 
-FAULTS = 8
-SOUND = ("sound server killed", "microphone unloaded", "stop, start")
-"""Faults after which words are lost or doubled: docs/explanation/faults.md."""
+FAULTS = 17
+"""Each kind once."""
 
 
 @pytest.mark.slow
 @pytest.mark.sound
 @pytest.mark.process
 @pytest.mark.timeout(900)
-async def test_faults_cost_no_more_than_single_words_beside_named_gaps(
-    sound_packages: None,
-) -> None:
-    """Not all that is promised: docs/explanation/faults.md has what `make soak` finds."""
-    outcome = await storm(FAULTS, 18, lambda line: None, without=SOUND)
+async def test_no_fault_costs_a_word_beside_named_gaps(sound_packages: None) -> None:
+    """Each kind for a short time: docs/explanation/faults.md has what `make soak` finds."""
+    outcome = await storm(FAULTS, 18, lambda line: None, pace=5)
     details = "\n".join([*outcome.lines(), *outcome.log[-200:]])
     assert outcome.faults.total() == FAULTS, details
-    assert not outcome.problems, details
-    words = [account.words for account in outcome.accounts]
-    assert sum(each.lost + each.doubled for each in words) <= FAULTS // 2, details
-    assert all(account.words.heard > 50 for account in outcome.accounts), details
+    assert outcome.clean, details
+    assert outcome.unread_seconds < bound(5), details
+    assert all(account.words.heard > 20 for account in outcome.accounts), details
 
 
 @pytest.mark.slow
@@ -114,3 +114,51 @@ def test_time_between_takes_needs_a_reason() -> None:
     assert (found.words.in_gaps, found.absent_seconds) == (2, 2.0)
     found = account("a", SAID, takes, stored, [], exact=True)
     assert "2.00 s between t.a-1.s and t.a-2.s that no session names" in found.problems
+
+
+def test_a_word_that_the_recorder_missed_is_not_doubled() -> None:
+    whole = [take("t.a-1.s", 1000.0, (0, 8))]
+    stored = events("t.a-1.s", "abcdefgh", 0)
+    said = [word for word in SAID if word.word not in "de"]
+    assert account("a", said, whole, stored, (), exact=True).words.doubled == 2
+    away = [(102.6, 105.0)]
+    found = account("a", said, whole, stored, (), exact=True, unheard=away)
+    assert (found.words.doubled, found.words.played, found.words.heard) == (0, 8, 8)
+    twice = events("t.a-1.s", "abccdefgh", 0)
+    found = account("a", said, whole, twice, (), exact=True, unheard=[(102.6, 106.0)])
+    assert found.words.doubled == 1
+
+
+def test_a_pipe_waits_for_a_slow_reader_and_notes_when_there_is_none(tmp_path: Path) -> None:
+    now = 100.0
+    pipe = Pipe(tmp_path / "pipe", lambda: now)
+    pipe.write(b"nobody reads it")
+    now = 102.0
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    blocks = [bytes([number]) * 1280 for number in range(80)]  # more than it holds
+    for block in blocks:
+        pipe.write(block)
+    ((since, until),) = pipe.unread
+    assert (round(since), until) == (100, 102.0)
+    read = b"".join(iter(lambda: _read_and_write(reader, pipe), b""))
+    assert read.startswith(b"".join(blocks))
+    os.close(reader)
+    now = 105.0
+    pipe.write(b"nobody reads it any more")
+    now = 106.0
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    pipe.write(b"again")
+    assert [round(end - begin) for begin, end in pipe.unread] == [2, 1]
+    pipe.close()
+    os.close(reader)
+
+
+def _read_and_write(reader: int, pipe: Pipe) -> bytes:
+    """What a reader gets before the writer writes on."""
+    try:
+        found = os.read(reader, 65_536)
+    except BlockingIOError:
+        return b""
+    if pipe.waiting:
+        pipe.write(b"")
+    return found

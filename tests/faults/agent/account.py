@@ -97,11 +97,13 @@ def account(
     away: Sequence[tuple[float, float]],
     *,
     exact: bool,
+    unheard: Sequence[tuple[float, float]] = (),
 ) -> Account:
     """Compare what was said at a source with its transcript.
 
     `away`: when the agent did not run or the source was stopped, by the agent's clock. `exact`: the
-    source's audio has times of its own, as a microphone's has.
+    source's audio has times of its own, as a microphone's has. `unheard`: when the recorder that
+    tells what was said was away, by the clock of `said`.
     """
     ordered = sorted((take for take in takes if take.end), key=lambda take: take.start)
     found = Account(source, takes=len(ordered))
@@ -141,7 +143,7 @@ def account(
                 f"{after.start - before.end:.2f} s between {before.key} and {after.key} that no "
                 "session names"
             )
-    found.words = compare(said, received, gaps)
+    found.words = compare(said, received, gaps, unheard)
     return found
 
 

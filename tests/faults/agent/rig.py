@@ -12,10 +12,13 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nats.errors import Error as NatsError
+
 from natterjack.audio import AUDIO_POS, AUDIO_TIME
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.emulators.tones import TimedWord
+from natterjack.fleet.edges import parse_reply
 from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings
 from tests.nats_server import NatsServer
@@ -55,14 +58,16 @@ class AgentRig:
         self.emulator: RemoteEmulator
         self.broker: Broker
         self.edge: Edge
-        self.pipe = Pipe(directory / "pipe")
+        self.pipe = Pipe(directory / "pipe", lambda: self.now)
         self.station = Station()
         self.voices: dict[str, Player | Voice] = {}
         self.recorders: dict[str, Recorder] = {}
         self.away: list[tuple[float, float]] = []
-        """When the agent did not run, by its clock."""
+        """When the agent did not run or a source was stopped, by its clock."""
         self.memory: list[int] = []
         self.suspended = 0.0
+        self.unread_seconds = 0.0
+        """The longest time in which nobody read the pipe although its source was captured."""
         self.problems: list[str] = []
         self._spool = spool or directory / "spool"
         self._clock = directory / "suspended"
@@ -110,6 +115,7 @@ class AgentRig:
             self.start()
             stack.callback(lambda: self.edge.end())
             await self.captures()
+            self.pipe.unread.clear()
             for voice in self.voices.values():
                 voice.go_on()
             yield
@@ -185,7 +191,7 @@ class AgentRig:
     async def request(self, op: str, source: str | None) -> str:
         """Send a request to the agent, as `natterjack edges` does. Returns the answer.
 
-        Raises: NoRespondersError if it takes no requests.
+        Raises: nats.errors.Error if it does not answer.
         """
         reply = await self.broker.client.request(
             f"stt.edge.{TENANT}.{AGENT}",
@@ -194,6 +200,20 @@ class AgentRig:
         return reply.data.decode()
 
     # ---- waiting -----------------------------------------------------------------------------
+
+    async def captured_again(self, source: str) -> None:
+        """Wait until a source has audio again. Raises: AssertionError."""
+
+        async def captured() -> bool:
+            with contextlib.suppress(NatsError):  # it may be about to connect again
+                reply = parse_reply((await self.request("status", None)).encode())
+                presence = reply.presence if reply else None
+                return presence is not None and any(
+                    each.name == source and each.state == "capturing" for each in presence.sources
+                )
+            return False
+
+        await until(captured, f"{source} is captured again", 60)
 
     async def captures(self) -> None:
         """Wait until the agent captures all its sources: each has said so.
@@ -255,20 +275,30 @@ class AgentRig:
             frames = len(message.data) // 2
             take.add(int(message.headers[AUDIO_POS]), frames, int(message.headers[AUDIO_TIME]))
         events = await stored.events(self.broker, TENANT)
+        self._unread()
         return [self._account(source, takes, events) for source in SOURCES]
 
     def _account(self, source: str, takes: dict[str, Take], events: Sequence[Any]) -> Account:
         def own(key: str) -> bool:
             return key.split(".")[1].startswith(f"{source}-")
 
+        recorder = self.recorders.get(source)
+        away = self.away if source != "pipe" else [*self.away, *self.pipe.unread]
         return account(
             source,
             self.words(source),
             [take for key, take in takes.items() if own(key)],
             [event for event in events if own(str(event.key))],
-            self.away,
-            exact=source in MICROPHONES,
+            away,
+            exact=recorder is not None,
+            unheard=recorder.interruptions() if recorder is not None else (),
         )
+
+    def _unread(self) -> None:
+        """Note how long nobody read the pipe although its source was captured."""
+        for begin, end in self.pipe.unread:
+            if not any(a < end and begin < b for a, b in self.away):
+                self.unread_seconds = max(self.unread_seconds, end - begin)
 
     def words(self, source: str) -> list[TimedWord]:
         """What was said at a source."""

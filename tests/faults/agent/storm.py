@@ -24,13 +24,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from nats.errors import NoRespondersError
+from nats.errors import Error as NatsError
 
 from ...waiting import until
 from ..edge_table.sound import boot_time
 from ..soak import environment, fault_rows
 from .account import HEAD, Account
 from .rig import MICROPHONES, SOURCES, AgentRig
+from .voices import Voice
 
 _DISK_BYTES = 24 << 20
 _SETTLE_SECONDS = (1.0, 3.0)
@@ -49,6 +50,8 @@ class Outcome:
     log: list[str] = field(default_factory=list)
     """The log of all agents, one after another."""
     seconds: float = 0.0
+    unread_seconds: float = 0.0
+    """The longest time in which nobody read the pipe although its source was captured."""
 
     @property
     def clean(self) -> bool:
@@ -66,7 +69,8 @@ class Outcome:
         first, last = self.memory[0] / 1e6, self.memory[-1] / 1e6
         yield (
             f"{self.seconds / 60:.0f} minutes; memory of the agent {first:.0f} MB at the start, "
-            f"{last:.0f} MB at the end; {len(self.log)} log lines"
+            f"{last:.0f} MB at the end; {len(self.log)} log lines; nobody read the pipe for "
+            f"{self.unread_seconds:.2f} s at most"
         )
         for account in self.accounts:
             yield from (f"{account.source}: {problem}" for problem in account.problems)
@@ -76,11 +80,15 @@ class Outcome:
 class Storm:
     """Applies faults to a rig."""
 
-    def __init__(self, rig: AgentRig, seed: int, *, disk: Path | None = None) -> None:
-        """`disk`: the file system of the spool, which may be filled."""
+    def __init__(
+        self, rig: AgentRig, seed: int, *, disk: Path | None = None, pace: float = 1
+    ) -> None:
+        """`disk`: the file system of the spool, which may be filled. `pace`: what the duration of
+        faults is divided by."""
         self._rig = rig
         self._random = random.Random(seed)
         self._disk = disk
+        self._pace = pace
         self.without: Sequence[str] = ()
         self.faults: Counter[str] = Counter()
         self._times: list[tuple[float, str]] = []
@@ -99,8 +107,6 @@ class Storm:
             "machine suspended (stand-in clock)": self._suspended,
             "radio cut": self._radio_cut,
             "pipe closed by its writer": self._pipe_closed,
-        }
-        self._on_request = {
             "rotate": self._rotated,
             "mute, unmute": self._muted_for_a_while,
             "stop, start": self._stopped_for_a_while,
@@ -114,9 +120,6 @@ class Storm:
 
     async def run(self, faults: int, say: Say) -> None:
         """Apply so many faults: each kind once, in random order, then any."""
-        with contextlib.suppress(NoRespondersError):
-            await self._rig.request("status", None)
-            self._known |= self._on_request
         order = self._random.sample(self.names, len(self.names))[:faults]
         order += self._random.choices(self.names, k=faults - len(order))
         for number, name in enumerate(order, start=1):
@@ -129,7 +132,7 @@ class Storm:
                 if self._rig.edge.process.poll() is not None:
                     self._rig.start()
             self.faults[name] += 1
-            await asyncio.sleep(self._between(*_SETTLE_SECONDS))
+            await self._away(*_SETTLE_SECONDS)
             if self._rig.edge.process.poll() is not None:
                 code = self._rig.edge.process.wait()
                 end = self._rig.edge.stderr[-1500:]
@@ -147,7 +150,7 @@ class Storm:
         return self._random.uniform(least, most)
 
     async def _away(self, least: float, most: float) -> None:
-        await asyncio.sleep(self._between(least, most))
+        await asyncio.sleep(self._between(least, most) / self._pace)
 
     # ---- the agent ---------------------------------------------------------------------------
 
@@ -192,7 +195,7 @@ class Storm:
             await self._away(1, 6)
         finally:
             await self._ask("start", source)
-            await asyncio.sleep(3)
+            await self._rig.captured_again(source)
             self._rig.away.append((begin, self._rig.now))
 
     async def _ask(self, op: str, source: str | None) -> None:
@@ -200,7 +203,7 @@ class Storm:
 
         async def answered() -> bool:
             nonlocal answer
-            with contextlib.suppress(NoRespondersError):  # it may be about to connect again
+            with contextlib.suppress(NatsError):  # it may be about to connect again
                 answer = await self._rig.request(op, source)
             return bool(answer)
 
@@ -268,6 +271,10 @@ class Storm:
             await self._rig.station.open()
 
     async def _pipe_closed(self) -> None:
+        """Between two words: one that its writer cuts in two is understood in neither session."""
+        voice = self._rig.voices["pipe"]
+        assert isinstance(voice, Voice)
+        await voice.between_words()
         self._rig.pipe.close()
 
     async def _disk_full(self) -> None:
@@ -299,7 +306,9 @@ def small_disk(path: Path) -> Iterator[Path | None]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
-async def storm(faults: int, seed: int, say: Say, without: Sequence[str] = ()) -> Outcome:
+async def storm(
+    faults: int, seed: int, say: Say, without: Sequence[str] = (), pace: float = 1
+) -> Outcome:
     """Run a storm on an installation of its own, `without` some kinds of fault."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -307,8 +316,8 @@ async def storm(faults: int, seed: int, say: Say, without: Sequence[str] = ()) -
         disk = stack.enter_context(small_disk(directory / "disk"))
         rig = AgentRig(directory, disk and disk / "spool")
         async with rig.running():
-            await asyncio.sleep(5)
-            storm = Storm(rig, seed, disk=disk)
+            await asyncio.sleep(5 / pace)
+            storm = Storm(rig, seed, disk=disk, pace=pace)
             storm.without = without
             await storm.run(faults, say)
             say("the agent is ended, and its sources are accounted for")
@@ -317,8 +326,9 @@ async def storm(faults: int, seed: int, say: Say, without: Sequence[str] = ()) -
                 storm.explain(account)
         lines = [line for edge in rig.edges for line in edge.stderr.splitlines()]
         return Outcome(
-            accounts, storm.faults, rig.problems, rig.memory, lines, time.monotonic() - began
-        )
+            accounts, storm.faults, rig.problems, rig.memory, lines, time.monotonic() - began,
+            rig.unread_seconds,
+        )  # fmt: skip
 
 
 def _say(line: str) -> None:
@@ -334,11 +344,12 @@ def main() -> int:
     )
     parser.add_argument("--faults", type=int, default=200, help="number of faults (default 200)")
     parser.add_argument("--log", type=Path, help="file for the log of all agents")
+    parser.add_argument("--pace", type=float, default=1, help="how much shorter faults are")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing behind
     _say(f"seed {arguments.seed}")
-    outcome = asyncio.run(storm(arguments.faults, arguments.seed, _say))
+    outcome = asyncio.run(storm(arguments.faults, arguments.seed, _say, pace=arguments.pace))
     print(f"{environment()}; seed {arguments.seed}\n")
     print(*outcome.lines(), sep="\n")
     if arguments.log:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import stat
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from ..edge_table.sound import boot_time
 
 RATE = 16_000
 _BLOCK_S = 0.04
+"""A word and the time to the next one are whole numbers of blocks."""
+_WORD_BLOCKS = round(tones.WORD_SECONDS / _BLOCK_S)
+_STEP_BLOCKS = _WORD_BLOCKS + round(tones.GAP_SECONDS / _BLOCK_S)
 _PHRASE = 8
 _PAUSE_S = 0.8
 _WORDS = tones.sequence(75_000)
@@ -29,13 +33,13 @@ class Voice:
     """Speaks in phrases, and is silent in real time when it does not."""
 
     def __init__(self, send: Callable[[bytes], None], first: int) -> None:
-        """Speak the words from number `first` on. `send` takes each block, or drops it."""
+        """Speak the words from number `first` on. `send` takes each block."""
         self._send = send
         self._next = first
         self._speaking = False
         self.said: list[tones.TimedWord] = []
         """What was said, with times by the boot clock."""
-        self.dropped_blocks = 0
+        self._word_ended = asyncio.Event()
 
     def go_on(self) -> None:
         self._speaking = True
@@ -47,6 +51,11 @@ class Voice:
         while count != len(self.said) or (self.said and self.said[-1].end > boot_time()):
             count = len(self.said)
             await asyncio.sleep(0.1)
+
+    async def between_words(self) -> None:
+        """Return when the next block begins no word, and ends none."""
+        self._word_ended.clear()
+        await self._word_ended.wait()
 
     async def run(self) -> None:
         """Speak until canceled."""
@@ -68,33 +77,60 @@ class Voice:
                 frames += len(block) // 2
                 await asyncio.sleep(max(0.0, start + frames / RATE - boot_time()))
                 self._send(block)
+                if at // step % _STEP_BLOCKS == _WORD_BLOCKS or not self._speaking:
+                    self._word_ended.set()
 
 
 class Pipe:
-    """The writing end of a named pipe, which is opened whenever somebody reads it."""
+    """The writing end of a named pipe, which is opened whenever somebody reads it.
 
-    def __init__(self, path: Path) -> None:
+    A reader that is slow makes it wait, as any writer.
+    """
+
+    def __init__(self, path: Path, now: Callable[[], float]) -> None:
+        """`now` is the clock of `unread`."""
         os.mkfifo(path)
         self._path = path
+        self._now = now
         self._descriptor: int | None = None
-        self._odd = b""
+        self.waiting: deque[bytes] = deque()
+        """Blocks for which there was no room."""
+        self._since: float | None = None
+        """Since when nobody has taken it."""
+        self.unread: list[tuple[float, float]] = []
+        """When nobody had opened it."""
 
     def write(self, block: bytes) -> None:
-        """Write a block, or as much of it as there is room for; nothing if nobody reads."""
+        """Write a block, or drop it if nobody reads."""
         if self._descriptor is None:
             with contextlib.suppress(OSError):
                 self._descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
         if self._descriptor is None:
+            self._absent()
             return
+        self.waiting.append(block)
         try:
-            os.write(self._descriptor, block)  # all of a small block, or nothing
+            while self.waiting:
+                os.write(self._descriptor, self.waiting[0])  # all of a small block, or nothing
+                self.waiting.popleft()
         except BlockingIOError:
             pass
         except OSError:
             self.close()
+            return
+        if self._since is not None:
+            self.unread.append((self._since, self._now()))
+            self._since = None
+
+    def _absent(self) -> None:
+        if self._since is None:
+            self._since = self._now() - (len(self.waiting) + 1) * _BLOCK_S
 
     def close(self) -> None:
         """End the audio for the reader, until the next block."""
+        if self.waiting:
+            self._absent()
+            self.waiting.clear()
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

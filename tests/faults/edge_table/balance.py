@@ -120,9 +120,10 @@ def compare(
     played: Sequence[TimedWord],
     received: Sequence[TimedWord],
     gaps: Sequence[tuple[float, float]],
+    unheard: Sequence[tuple[float, float]] = (),
 ) -> Words:
     """Compare the words at the microphone with the transcript's, which have its own clock, as the
-    gaps do."""
+    gaps do. `unheard`: when nobody noted what was played, by the clock of the microphone."""
     texts = [plain(word.word) for word in received]
     matcher = difflib.SequenceMatcher(None, [w.word for w in played], texts, autojunk=False)
     found = Words(played=len(played))
@@ -132,9 +133,12 @@ def compare(
     """Indexes of received words."""
     ahead: dict[int, float] = {}
     """How far the microphone's clock is ahead at each word that both have."""
+    matched: dict[int, float] = {}
+    """The same, by indexes of received words."""
     for kind, i1, i2, j1, j2 in matcher.get_opcodes():
         if kind == "equal":
             ahead |= {i1 + n: played[i1 + n].start - received[j1 + n].start for n in range(i2 - i1)}
+            matched |= {j1 + n: ahead[i1 + n] for n in range(i2 - i1)}
         else:
             lost += range(i1, i2)
             extra += range(j1, j2)
@@ -152,7 +156,10 @@ def compare(
         if texts[n] in missing:
             missing.remove(texts[n])
             found.out_of_order += 1
-        elif texts[n] not in near and _at_brink(received[n], gaps):
+        elif texts[n] not in near and (
+            _at_brink(received[n], gaps)
+            or any(_within(received[n], matched[each], unheard) for each in _neighbors(n, matched))
+        ):
             found.played += 1
             found.heard += 1
         else:
@@ -176,6 +183,12 @@ def _in_gap(word: TimedWord, ahead: float, gaps: Sequence[tuple[float, float]]) 
     """Whether a gap has at least an edge of a word."""
     first, last = word.start - ahead - _EDGE_SECONDS, word.end - ahead + _EDGE_SECONDS
     return any(start < last and first < end for start, end in gaps)
+
+
+def _within(word: TimedWord, ahead: float, times: Sequence[tuple[float, float]]) -> bool:
+    """Whether a part of a word is in one of these times, by the clock of the microphone."""
+    first, last = word.start + ahead - _EDGE_SECONDS, word.end + ahead + _EDGE_SECONDS
+    return any(start < last and first < end for start, end in times)
 
 
 def _at_brink(word: TimedWord, gaps: Sequence[tuple[float, float]]) -> bool:

@@ -133,6 +133,12 @@ class Recorder:
                 await _end(process)
             await asyncio.sleep(_RETRY_SECONDS)
 
+    def interruptions(self) -> list[tuple[float, float]]:
+        """When it did not record, by the boot clock. To be called after the end."""
+        ends = [piece.start + len(piece.audio) / 2 / _RATE for piece in self._pieces]
+        starts = [piece.start for piece in self._pieces]
+        return list(zip(ends, starts[1:], strict=False))
+
     @property
     def seconds(self) -> float:
         """Seconds of audio in all pieces but the present one."""
@@ -173,6 +179,8 @@ class Player:
     async def run(self) -> None:
         """Speak until canceled. A phrase that the server's death interrupts is not repeated."""
         while True:
+            if not self._speaking.is_set():
+                self._silent.set()
             await self._speaking.wait()
             process = await self._sound.run(
                 "pacat", "--raw", "-d", self.sink, "--format=s16le", f"--rate={_VOICE_RATE}",
@@ -188,8 +196,6 @@ class Player:
                 await process.wait()
             finally:
                 await _end(process)
-            if not self._speaking.is_set():
-                self._silent.set()
             await asyncio.sleep(_RETRY_SECONDS)
 
     def _phrase(self) -> bytes:
