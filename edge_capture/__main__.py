@@ -25,6 +25,7 @@ from natterjack.process import without_aiohttp  # noqa: F401 - before what impor
 from natterjack.process.run import run_loop
 from natterjack.process.sd_notify import notify_systemd
 from natterjack.process.start import flush_streams
+from natterjack.process.terminal import unread
 from natterjack.process.variables import report_unknown
 from natterjack.settings import BrokerSettings, LogSettings, load
 from natterjack.subjects import SessionKey
@@ -319,6 +320,10 @@ def main(arguments: list[str] | None = None) -> int:
         code = _run(flags)
     except KeyboardInterrupt:  # before the signal handlers are in place
         code = 128 + signal.SIGINT
+    except OSError as error:
+        if not unread(error):
+            raise
+        code = 0  # nobody reads standard output any more: `natterjack-edge check | head`
     if any(thread.name.startswith(DEVICE_THREADS) for thread in threading.enumerate()):
         # A dead device blocks a thread inside its libraries, and they may wait for it at exit.
         logging.shutdown()

@@ -77,9 +77,11 @@ def page() -> str:
                 "probably meant; `natterjack-edge run --check-config` reports it without starting. "
                 "[Run many sources](../how-to/run-many-sources.md) has an example.\n\n"
                 "Secrets are in other files. Variables such as `NATS_URL`, `EDGE_SPOOL`, "
-                "`EDGE_TENANT` and `EDGE_AGENT` precede the file. A reload changes sources and "
-                "`[defaults]`; changes of the other tables, of `agent` and of `tenant` need a "
-                "restart.",
+                "`EDGE_TENANT` and `EDGE_AGENT` precede the file. An "
+                "[enrolled](../how-to/enroll-edges.md) machine has its agent, its tenant, its "
+                "credentials and, if the file has none, `url` and `ca` from its token. A reload "
+                "changes sources and `[defaults]`; changes of the other tables, of `agent` and of "
+                "`tenant` need a restart.",
             ),
             *(_section(title, model, set()) for title, model in _TABLES),
             "## `[[sources]]`\n\n"

@@ -6,6 +6,7 @@ meant for, which JetStream refuses, and a conversation that nobody has.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 import uuid
@@ -52,7 +53,11 @@ async def examine(
         try:
             connections.append(await connect(settings, name=_NAME, once=True))
         except BrokerError as error:
-            return unreachable(error, settings)
+            found = unreachable(error, settings)
+            if "NATS_CREDS" in found.cure:
+                again = "; on a machine that was enrolled: `natterjack-edge enroll --new-key TOKEN`"
+                found = dataclasses.replace(found, cure=found.cure + again)
+            return found
         return await Installation(connections[0], settings).server()
 
     findings = await examined(("broker", connecting), timeout_seconds)

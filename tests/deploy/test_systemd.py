@@ -147,6 +147,6 @@ def test_the_example_of_sources_is_valid(all_of_it: bool) -> None:
     if all_of_it:
         text = re.sub(r"^#(\w+ =)", r"\1", text, flags=re.M)
     config = parse_config(text.encode(), "edge.toml", host="pc-7")
-    assert config.tenant == "acme"
-    assert config.agent == ("room-12" if all_of_it else "pc-7")
+    names = ("acme", "room-12") if all_of_it else ("default", "pc-7")
+    assert (config.tenant, config.agent) == names
     assert str(config.spool.directory) == "/var/lib/natterjack-edge"

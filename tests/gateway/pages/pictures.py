@@ -10,6 +10,7 @@ import asyncio
 import math
 import tempfile
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 from playwright.async_api import Browser, Page, async_playwright
@@ -18,6 +19,7 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
 from natterjack.events import ProviderUsage
+from natterjack.fleet.edges import EdgePresence
 from natterjack.fleet.roster import SessionRecord, WorkerPage
 from natterjack.settings import BrokerSettings, StreamSettings
 
@@ -90,6 +92,35 @@ async def _tell(broker: Broker) -> dict[str, Spoken]:
     return speakers
 
 
+def _edges(now: datetime) -> list[EdgePresence]:
+    """Two edges of which one has a dead input, as edges report themselves."""
+
+    def source(name: str, device: str, rms: float, conversation: str, *findings: str) -> object:
+        level = {"peak_dbfs": rms + 14, "rms_dbfs": rms, "zeros": 0.0}
+        return {
+            "name": name, "kind": "microphone", "device": device, "state": "capturing",
+            "level": level, "findings": findings, "key": f"default.{conversation}.{name}",
+        }  # fmt: skip
+
+    rooms = {
+        "studio-1": [
+            source("mara", "Jabra Speak 510", -28, SHOW),
+            source("jonas", "Focusrite Scarlett 2i2", -31, SHOW),
+            source("leyla", "Focusrite Scarlett 2i2", -33, SHOW),
+        ],
+        "room-12": [source("table", "USB Audio Device", -120, "room-12-0900", "input_dead")],
+    }
+    return [
+        EdgePresence.model_validate({
+            "tenant": "default", "agent": agent, "version": version("natterjack"), "host": agent,
+            "started_at": now - timedelta(days=3), "seen_at": now, "state": "running",
+            "sources": sources, "clock_offset_seconds": 0.004,
+            "spool": {"bytes": 40_000, "seconds": 0.4, "limit_bytes": 536_870_912},
+        })
+        for agent, sources in rooms.items()
+    ]  # fmt: skip
+
+
 async def _report(broker: Broker, sessions: list[Spoken], now: datetime) -> None:
     """Two workers report their sessions, as workers do."""
     kv = await broker.client.jetstream().key_value(streams.WORKERS_BUCKET)
@@ -111,6 +142,9 @@ async def _report(broker: Broker, sessions: list[Spoken], now: datetime) -> None
             ],
         )  # fmt: skip
         await kv.put(f"instance-{number}.0", page.model_dump_json().encode())
+    kv = await broker.client.jetstream().key_value(streams.EDGES_BUCKET)
+    for edge in _edges(now):
+        await kv.put(f"{edge.tenant}.{edge.agent}", edge.model_dump_json().encode())
 
 
 async def _keep_reporting(broker: Broker, sessions: list[Spoken]) -> None:
@@ -150,6 +184,8 @@ async def _take(gateway: GatewayProcess, speakers: dict[str, Spoken]) -> None:
             await page.screenshot(path=FOLDER / f"console-{scheme}.png")
             await page.evaluate("location.hash = '#/fleet'")
             await page.locator(".table").first.wait_for()
+            await page.get_by_text("studio-1").first.wait_for()
+            await page.set_viewport_size({"width": 1280, "height": 960})
             await page.screenshot(path=FOLDER / f"fleet-{scheme}.png")
         phone = {"width": 390, "height": 760}
         page = await _page(browser, f"{gateway.http}/#/c/{SHOW}", viewport=phone,
