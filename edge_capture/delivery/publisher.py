@@ -26,7 +26,7 @@ from natterjack.telemetry.log import fields
 
 from ..chunks import Chunk
 from .backlog import Backlog
-from .replies import refusal, stored_sequence
+from .replies import overdue, refusal, stored_sequence
 from .request import Backoff, Request
 from .token_bucket import TokenBucket
 from .tracing import PublishTrace
@@ -256,7 +256,8 @@ class Publisher:
         if not broker.connected:
             return
         if "audio" not in self._problems and self._window.overdue(now, _OVERDUE_S):
-            self._failed("audio", f"no acknowledgement for {_OVERDUE_S:.0f} s", now)
+            reason = overdue(_OVERDUE_S, broker.refusals, self._audio_subject, now)
+            self._failed("audio", reason, now)
         if broker.client.pending_data_size >= _MAX_UNSENT_BYTES:
             return
         if not self._request.stored and now >= self._request.backoff.due:

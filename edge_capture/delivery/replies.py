@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from natterjack.broker.store_limits import explain_refused_message
 from natterjack.broker.streams import AUDIO
+from natterjack.errors import NotAllowed
 
 NO_STREAM = "waiting for a worker to create the streams"
+_RECENT_S = 30.0
 NO_RESPONDERS = b"NATS/1.0 503"
 """How the headers begin with which the broker replies to a message that nobody receives."""
+
+
+def overdue(
+    seconds: float, refusals: Iterable[tuple[float, NotAllowed]], subject: str, now: float
+) -> str:
+    """Return why there is no acknowledgement for so long of what is published on `subject`:
+    because the server has refused it lately, of which `refusals` has the times, or unknown."""
+    for at, refused in refusals:
+        if refused.publishes and refused.subject == subject and now - at <= _RECENT_S:
+            return (
+                f"{refused}: the tenant and the speaker (EDGE_TENANT, EDGE_SPEAKER) have to be "
+                "those of the user"
+            )
+    return f"no acknowledgement for {seconds:.0f} s"
 
 
 def stored_sequence(data: bytes) -> int | None:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 import re
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 from nats.errors import Error as NatsError
@@ -25,6 +27,8 @@ from .login.reissue import Reissue
 from .login.renewal import Renewal, Try
 
 log = logging.getLogger(__name__)
+
+_MAX_REFUSALS = 32
 
 OLDEST_SERVER = (2, 11, 0)
 """The first release with batched direct get. 2.11.0, 2.11.11, 2.12.0 and 2.15.1 pass the tests;
@@ -77,6 +81,8 @@ class Broker:
         self.on_refusal: set[Callable[[NotAllowed], bool | None]] = set()
         """Called when the server's permissions refuse this user a subject. There is no other sign
         of it: a reply simply does not arrive. It is logged unless one of them returns True."""
+        self.refusals: deque[tuple[float, NotAllowed]] = deque(maxlen=_MAX_REFUSALS)
+        """The newest refusals, each with its time on the monotonic clock."""
         self.slow_consumers = 0
         self.reconnects = 0
         """The number of the current or last connection; 0 is the first."""
@@ -271,6 +277,7 @@ async def _connect_once(
         refusal, expected = broker.refusal(error), False
         if refusal is not None:
             error = refusal
+            broker.refusals.append((time.monotonic(), refusal))
             for callback in list(broker.on_refusal):
                 expected |= callback(refusal) is True
         if isinstance(error, SlowConsumerError):

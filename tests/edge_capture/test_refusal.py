@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edge_capture.delivery.replies import NO_STREAM, refusal, stored_sequence
+from edge_capture.delivery.replies import NO_STREAM, overdue, refusal, stored_sequence
 from edge_capture.delivery.request import Backoff
+from natterjack.errors import NotAllowed
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,14 @@ def test_delays_grow_to_a_limit_and_start_afresh_after_a_calm_time() -> None:
 )
 def test_the_position_of_a_stored_message(data: bytes, sequence: int | None) -> None:
     assert stored_sequence(data) == sequence
+
+
+def test_what_the_server_does_not_permit_is_why_nothing_is_acknowledged() -> None:
+    refusals = [
+        (90.0, NotAllowed("stt.audio.a.b.c", publishes=True)),
+        (90.0, NotAllowed("stt.audio.a.b.d", publishes=False)),
+    ]
+    reason = overdue(5, refusals, "stt.audio.a.b.c", 100)
+    assert reason.startswith("this user may not publish to stt.audio.a.b.c: the tenant and the")
+    for subject, now in (("stt.audio.a.b.d", 100.0), ("stt.audio.a.b.c", 200.0)):
+        assert overdue(5, refusals, subject, now) == "no acknowledgement for 5 s"
