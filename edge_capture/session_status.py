@@ -69,6 +69,9 @@ class SessionStatus:
         self._readable = True
         """Whether this user may read the stream, as far as is known."""
         self._complained = False
+        self.routine = False
+        """Whether the session follows another one by rotation, as many times a day: what it does
+        as it should is logged at level debug."""
 
     @property
     def state(self) -> str:
@@ -266,8 +269,9 @@ class SessionStatus:
         self.streamed |= event.state == "streaming" or bool(event.provider and not event.closing)
         if event.closing:
             self._check_stream.set()
+        usual = logging.DEBUG if self.routine else logging.INFO
         log.log(
-            logging.WARNING if event.state in ("recovering", "failed") else logging.INFO,
+            logging.WARNING if event.state in ("recovering", "failed") else usual,
             "session %s",
             event.state,
             extra=fields(

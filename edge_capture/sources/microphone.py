@@ -26,7 +26,7 @@ from .recording.opener import Opener
 log = logging.getLogger(__name__)
 
 _BLOCK_S = 0.08
-_DRIFT_REPORT_S = 3600.0
+_FIRST_DRIFT_S, _DRIFT_REPORT_S = 3600.0, 24 * 3600.0
 _WRONG_PPM = 500
 """A drift that no sound card has."""
 _LEAST_DRIFT_S = 600.0
@@ -73,7 +73,7 @@ class MicrophoneSource:
         """Whether nothing of the present recording has been yielded, and something before it."""
         self._noted_fallback = False
         self._closed = False
-        self._drift_report_s = _DRIFT_REPORT_S
+        self._drift_report_s = _FIRST_DRIFT_S
         """When the drift is reported next, in seconds of this recording."""
 
     @property
@@ -239,7 +239,7 @@ class MicrophoneSource:
         self._opened_again = True
         if self.name != before:
             self._replaced = before
-        self._drift_report_s = _DRIFT_REPORT_S
+        self._drift_report_s = _FIRST_DRIFT_S
 
     async def _wait_long_enough(self, lost: SourceLost, *, announced: bool) -> None:
         """Return when waiting for the microphone is no longer worthwhile. Cancel-safe."""

@@ -348,7 +348,9 @@ class RunningSource:
             self._rotate_after_ns = block.time_ns + _ROTATE_AGAIN_NS
             self._rotation.ask()
             return take
-        log.info(
+        for session in following.sessions:
+            session.status.routine = True
+        log.debug(
             "rotated to conversation %s", following.sessions[0].spec.conversation,
             extra=fields(source=self.name),
         )  # fmt: skip

@@ -2,7 +2,9 @@
 
 The sources are recordings, whose clock is that of their positions, published as fast as the broker
 takes them. Their sessions rotate at each full hour of that clock. The broker and the agent are real
-processes; no worker transcribes. Everything that is published is counted as it passes.
+processes. Everything that is published is counted as it passes. Nothing is transcribed, but each
+session is said to stream when its first chunk is stored, and to be closed after its last one, as a
+worker does.
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ import time
 import wave
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from nats.aio.msg import Msg
 
-from natterjack.audio import AUDIO_POS, AUDIO_TIME, SESSION_ID
+from natterjack.audio import AUDIO_END, AUDIO_POS, AUDIO_TIME, SESSION_ID
 from natterjack.broker.connection import connected
 from natterjack.broker.streams import ensure
+from natterjack.events import StatusEvent, StatusState
 from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.subjects import SessionKey, transcript_subject
 from tests.nats_server import NatsServer
 
 from ...edge_capture.program import Edge
@@ -40,15 +45,33 @@ RATE = 4000
 _HOUR = 3600
 _SAMPLES = 20
 """How often memory is looked at."""
+_FLAT_BYTES = 2_000_000
+"""By how much memory may grow over the last three quarters of a day."""
+_MAX_LINES = 200
+"""Log lines of a day."""
 
 
 @dataclass
 class Session:
     """What was published of one session."""
 
+    key: SessionKey
+    session_id: str
     begin_ns: int
     frames: int = 0
     holes: int = 0
+    closed: bool = False
+
+    def status(self, state: StatusState) -> bytes:
+        """The event with which a worker says so, and that all of it is transcribed."""
+        closing = state == "closed"
+        event = StatusEvent(
+            session_id=self.session_id, **self.key._asdict(), epoch=1, sequence=int(closing),
+            published_at=datetime.now(UTC), worker="stand-in", state=state,
+            reason="end of audio" if closing else None,
+            audio_position=self.frames if closing else None,
+        )  # fmt: skip
+        return event.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
 @dataclass
@@ -84,6 +107,14 @@ class Outcome:
                 found.append(f"{source}: a session does not begin at a full hour")
             if not self.hours <= len(sessions) <= self.hours + 2:
                 found.append(f"{source}: {len(sessions)} sessions in {self.hours:g} hours")
+            if open_ := sum(not session.closed for session in sessions.values()):
+                found.append(f"{source}: {open_} sessions have not ended")
+        if self.hours >= 24:
+            quarter = self.memory[len(self.memory) // 4 :]
+            if (grown := quarter[-1] - quarter[0]) > _FLAT_BYTES:
+                found.append(f"memory has grown by {grown / 1e6:.1f} MB after a quarter of it")
+            if len(self.log) > _MAX_LINES * self.hours / 24:
+                found.append(f"{len(self.log)} log lines")
         if len(self.sessions) != SOURCES:
             found.append(f"{len(self.sessions)} sources were captured")
         return found
@@ -91,12 +122,12 @@ class Outcome:
     def lines(self) -> list[str]:
         """A summary."""
         counts = [len(sessions) for sessions in self.sessions.values()]
-        early, late = self.memory[len(self.memory) // 10] / 1e6, self.memory[-1] / 1e6
+        early, late = self.memory[len(self.memory) // 4] / 1e6, self.memory[-1] / 1e6
         return [
             f"{self.hours:g} hours of {len(counts)} sources in {self.seconds / 60:.1f} minutes: "
             f"{sum(counts)} sessions, {len(self.log)} log lines",
-            f"memory: {early:.0f} MB after a tenth of it, {late:.0f} MB at the end, at most "
-            f"{max(self.memory) / 1e6:.0f} MB",
+            f"memory: {early:.1f} MB after a quarter of it, {late:.1f} MB at the end, at most "
+            f"{max(self.memory) / 1e6:.1f} MB",
             *(f"problem: {problem}" for problem in self.problems),
         ]
 
@@ -141,7 +172,10 @@ async def day(hours: float, say: Callable[[str], None]) -> Outcome:
             await ensure(broker, settings)
 
             async def count(message: Msg) -> None:
-                _count(outcome, message)
+                session = _count(outcome, message)
+                if (state := _state(session, message)) is not None:
+                    subject = transcript_subject(session.key, "status")
+                    broker.client.post(subject, session.status(state))
 
             await broker.client.subscribe("stt.audio.t.>", cb=count)
             config = _configure(directory, hours * _HOUR)
@@ -169,15 +203,26 @@ async def day(hours: float, say: Callable[[str], None]) -> Outcome:
     return outcome
 
 
-def _count(outcome: Outcome, message: Msg) -> None:
+def _count(outcome: Outcome, message: Msg) -> Session:
     """Count a chunk. The broker delivers those of a session in the order of their positions."""
     headers = message.headers or {}
-    source = message.subject.split(".")[3].partition("-")[0]
+    key = SessionKey(*message.subject.split(".")[2:])
     position, at = int(headers[AUDIO_POS]), int(headers[AUDIO_TIME])
-    sessions = outcome.sessions.setdefault(source, {})
-    session = sessions.setdefault(headers[SESSION_ID], Session(at))
+    sessions = outcome.sessions.setdefault(key.conversation.partition("-")[0], {})
+    session_id = headers[SESSION_ID]
+    session = sessions.setdefault(session_id, Session(key, session_id, at))
     session.holes += position > session.frames
     session.frames = max(session.frames, position + len(message.data) // 2)
+    return session
+
+
+def _state(session: Session, message: Msg) -> StatusState | None:
+    """Return what a worker says of a session after this chunk, if anything."""
+    headers = message.headers or {}
+    if AUDIO_END in headers and not session.closed:
+        session.closed = True
+        return "closed"
+    return "streaming" if headers[AUDIO_POS] == "0" else None
 
 
 def main() -> int:
