@@ -26,6 +26,7 @@ from natterjack.process.terminal import unread
 from natterjack.subjects import EventKind, SessionKey, transcript_filter
 
 from ..delivery.link import Connected, Link
+from ..delivery.lull import lull_of
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +67,12 @@ async def _show_on(connected: Connected, keys: Sequence[SessionKey], captions: C
     receiving = _Receiving(connected.broker, keys)
     await receiving.start()
     try:
-        async with asyncio.TaskGroup() as tasks:
-            showing = tasks.create_task(_show(receiving, captions), name="show captions")
-            closed = tasks.create_task(connected.closed.wait())
-            await asyncio.wait((showing, closed), return_when=asyncio.FIRST_COMPLETED)
-            await end_tasks((showing, closed))
+        with lull_of(connected.broker.client).awake():
+            async with asyncio.TaskGroup() as tasks:
+                showing = tasks.create_task(_show(receiving, captions), name="show captions")
+                closed = tasks.create_task(connected.closed.wait())
+                await asyncio.wait((showing, closed), return_when=asyncio.FIRST_COMPLETED)
+                await end_tasks((showing, closed))
     finally:
         await receiving.stop()
     if not showing.cancelled():

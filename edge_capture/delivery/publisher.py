@@ -26,10 +26,12 @@ from natterjack.telemetry.log import fields
 
 from ..chunks import Chunk
 from .backlog import Backlog
+from .lull import lull_of
 from .replies import overdue, refusal, stored_sequence
 from .request import Backoff, Request
 from .token_bucket import TokenBucket
 from .tracing import PublishTrace
+from .wake_timer import WakeTimer
 from .window import Window
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,9 @@ log = logging.getLogger(__name__)
 _OVERDUE_S = 5.0
 _POLL_S = 0.1
 """Interval of checks while something waits to be sent."""
-_IDLE_POLL_S = 1.0
+_IDLE_POLL_S = 2.5
+_CALM_CHUNKS = 8
+"""Chunks that may be in flight while the broker's answers need not be read at once."""
 _LIMIT_S = 30.0
 """How often to reconnect while a chunk or the request exceeds the server's max_payload: a server
 whose limit was raised does not tell clients that are connected."""
@@ -73,7 +77,7 @@ class Publisher:
         self._broker: Broker | None = None
         self._inbox = ""
         self._wake = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = WakeTimer(self._wake)
         self._room = asyncio.Event()
         self._room.set()
         self.finished = asyncio.Event()
@@ -200,46 +204,39 @@ class Publisher:
         self._inbox = broker.client.new_inbox()
         self._reconnected()
         broker.on_reconnect.add(self._reconnected)
-        replies = None
+        replies, lull = None, lull_of(broker.client)
         try:
             replies = await broker.client.listen(f"{self._inbox}.*", self._replied)
             while not (until_finished and self.finished.is_set()) and not broker.client.is_closed:
                 self._wake.clear()
+                published = self.published
                 self._send_due(broker)
+                lull.settle(self, calm=self._calm, sent=self.published > published)
                 if not self.backlog.full:
                     self._room.set()
                 self._check_finished()  # unreadable chunks leave without an acknowledgement
-                self._set_timer()
+                self._timer.within(_POLL_S if self._busy else _IDLE_POLL_S)
                 await self._wake.wait()
         finally:
-            self._clear_timer()
+            lull.settle(self, calm=True, sent=False)
+            self._timer.clear()
             broker.on_reconnect.discard(self._reconnected)
             if replies is not None:
                 with contextlib.suppress(NatsError):
                     await replies.end()
 
-    def _set_timer(self) -> None:
-        """Wake `run` in time for what becomes due without an event.
+    @property
+    def _busy(self) -> bool:
+        """Whether something waits to be sent, or to be stored before anything else is."""
+        waits = self.backlog or self._window.resending or self._problems
+        return bool(waits) or not self._request.stored
 
-        A timer that fires early enough is kept: setting one for each chunk would be costly.
-        """
-        if self.backlog or self._window.resending or self._problems or not self._request.stored:
-            delay = _POLL_S
-        else:
-            delay = _IDLE_POLL_S
-        due = asyncio.get_running_loop().time() + delay
-        if self._timer is None or self._timer.when() > due:
-            self._clear_timer()
-            self._timer = asyncio.get_running_loop().call_at(due, self._timer_fired)
-
-    def _timer_fired(self) -> None:
-        self._timer = None
-        self._wake.set()
-
-    def _clear_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    @property
+    def _calm(self) -> bool:
+        """Whether nothing is expected but the acknowledgements of some chunks of audio that goes
+        on, or nothing at all."""
+        goes_on = not self.backlog.ended and len(self._window) <= _CALM_CHUNKS
+        return self.finished.is_set() or (goes_on and not self._busy)
 
     def _accepts_data(self, broker: Broker) -> bool:
         """Return whether the connection is up and not stalled."""

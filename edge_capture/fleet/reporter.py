@@ -35,6 +35,7 @@ from natterjack.process.run import end_tasks
 from natterjack.subjects import edge_subject
 
 from ..delivery.link import Connected, Link
+from ..delivery.lull import lull_of
 from ..errors import SteeringError
 from ..hold.exchange import NOT_A_REPLY, machine_name
 from ..settings import FleetSettings
@@ -153,7 +154,8 @@ class Reporter:
             changed.clear()
             if loop.time() >= measure_at and self._may_write and broker.connected:
                 measure_at = loop.time() + _MEASURE_S
-                await self._measure(broker)
+                with lull_of(broker.client).awake():
+                    await self._measure(broker)
             else:
                 self._post(broker)
             with contextlib.suppress(TimeoutError):

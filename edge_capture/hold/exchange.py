@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import re
 import socket
@@ -39,7 +40,7 @@ _CONFIRM_S, _REPEAT_S = 1.0, 30.0
 """When to ask again once the keys are granted, and then how often. Two agents that ask at the same
 moment on different servers of a cluster may both find nobody, as may agents that a network failure
 between servers has separated."""
-_POLL_S = 1.0
+_POLL_S, _IDLE_POLL_S = 1.0, 5.0
 _ROUND_TRIP_S = 5.0
 _STATUS_S = 2.0
 """How long to wait for the last status of a key."""
@@ -191,7 +192,9 @@ class Holds:
     def _delay(self) -> float:
         now = asyncio.get_running_loop().time()
         due = self._contest.due()
-        return max(0.0, min(_POLL_S, self._ask_at - now, _POLL_S if due is None else due - now))
+        return max(
+            0.0, min(_IDLE_POLL_S, self._ask_at - now, math.inf if due is None else due - now)
+        )
 
     async def _step(self, broker: Broker) -> None:
         """Do what is due."""

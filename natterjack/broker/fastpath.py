@@ -127,8 +127,8 @@ class Client(NatsClient):
         """Whether no other connection is to be made."""
         self._reconnections: set[asyncio.Task[Any] | None] = set()
         """Tasks that make another connection."""
-        self._socket: asyncio.WriteTransport | None = None
-        """The write side of the current connection."""
+        self.socket: asyncio.WriteTransport | None = None
+        """The transport of the current connection; None for a WebSocket."""
         self._largest_command = self._largest_message = 0
         """The size of the largest publication on the current connection, in bytes: with its control
         line, but at most the limit, since the limit last changed; and as the server counts it."""
@@ -277,7 +277,7 @@ class Client(NatsClient):
     async def _read_loop(self) -> None:
         self._ps.reset()  # drop an incomplete message of the previous connection
         writer = getattr(self._transport, "_io_writer", None)
-        self._socket = writer.transport if isinstance(writer, asyncio.StreamWriter) else None
+        self.socket = writer.transport if isinstance(writer, asyncio.StreamWriter) else None
         reader = getattr(self._transport, "_io_reader", None)
         if isinstance(reader, asyncio.StreamReader):
             self._ps.attach(reader)
@@ -357,7 +357,7 @@ class Client(NatsClient):
 
     def _flush_now(self) -> None:
         self._flushing = None
-        socket = self._socket
+        socket = self.socket
         writable = self.is_connected and socket is not None and not socket.is_closing()
         if socket and writable and (not socket.get_write_buffer_size() or self._flusher_ended):
             # The transport's buffer is empty, so this write need not wait in nats-py's flusher. (If
