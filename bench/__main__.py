@@ -24,7 +24,19 @@ from natterjack.errors import NatterjackError
 from natterjack.local.embedded import find_binary
 from natterjack.process.table import table
 
-from . import broker, consume, convert, edge, engine, peer_losses, peers, relay, scale, stages
+from . import (
+    broker,
+    consume,
+    convert,
+    edge,
+    engine,
+    peer_losses,
+    peers,
+    relay,
+    scale,
+    stages,
+    watch,
+)
 from .gateway import losses as gateway_losses
 from .gateway.__main__ import measure_cost as measure_gateway
 from .gateway.cost import SESSIONS as GATEWAY_SESSIONS
@@ -60,6 +72,10 @@ async def _convert(arguments: argparse.Namespace) -> Any:
 
 async def _edge(arguments: argparse.Namespace) -> Any:
     return _points(edge, await edge.measure())
+
+
+async def _watch(arguments: argparse.Namespace) -> Any:
+    return _points(watch, await watch.measure(5 * arguments.runs))
 
 
 async def _engine(arguments: argparse.Namespace) -> Any:
@@ -124,6 +140,7 @@ PARTS: dict[str, tuple[str, Part]] = {
     "capacity": ("maximum number of sessions of one worker", _capacity),
     "convert": ("resampling and downmixing", _convert),
     "edge": ("the edge", _edge),
+    "watch": ("watching the input of an edge", _watch),
     "engine": ("the embedded engine", _engine),
     "broker": ("the broker under the load of a worker", _broker),
     "consume": ("reading 100,000 stored events", _consume),

@@ -236,12 +236,19 @@ class Spool:
         while True:
             self._sync_needed.clear()
             await self.tidy()
-            for _ in range(_LIMIT_CHECKS):
+            checks = _LIMIT_CHECKS if self._half_full else 1
+            for _ in range(checks):
                 if self._mark_excess() or self._sync_needed.is_set():
                     break
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_TIDY_S / _LIMIT_CHECKS):
+                    async with asyncio.timeout(_TIDY_S / checks):
                         await self._sync_needed.wait()
+
+    @property
+    def _half_full(self) -> bool:
+        """Whether a limit might be exceeded before the next sync: each check wakes this process."""
+        longest = max((session.seconds for session in self._sessions), default=0.0)
+        return longest > self.max_seconds / 2 or self.size > self.max_bytes / 2
 
     def _mark_excess(self) -> bool:
         """Mark segments to be dropped until the rest is within the limits.
