@@ -20,6 +20,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from natterjack.audio import AudioFormat
 from natterjack.errors import NatterjackError, UsageError
 from natterjack.process import without_aiohttp  # noqa: F401 - before what imports nats-py
 from natterjack.process.run import run_loop
@@ -34,14 +35,16 @@ from natterjack.telemetry import tracing
 from natterjack.telemetry.log import fields
 
 from .agent import Agent, RunOptions
+from .capture.meanwhile import Meanwhile
 from .capture.opening import open_source, unless_stopped
 from .capture.outcome import pause_before_restart
-from .capture.resuming import resumable, seek
+from .capture.resuming import likely_resumed, resumable, seek
 from .delivery.chain import Chain, announce
+from .delivery.leftovers import Leftovers
 from .display import restore_terminal
 from .enrollment import command as enrollment
 from .errors import KeyTaken, SourceLost
-from .fleet.single import single_reporter
+from .fleet.single import single_edge
 from .keep.recorder import keep_audio, open_keep
 from .keep.settings import KeepSettings
 from .options.playing import PlaySettings
@@ -58,7 +61,7 @@ from .settings import (
     SpoolSettings,
     check_variables,
 )
-from .sources import DEVICE_THREADS, Source
+from .sources import DEVICE_THREADS
 from .spool import Origin, Spool, SpooledBacklog
 from .stop_signals import stopped_by_signals
 
@@ -90,8 +93,12 @@ async def _capture(flags: argparse.Namespace) -> int:
     async def run(stop: asyncio.Event) -> int:
         found = await asyncio.to_thread(spool.adopt) if spool else []
         channels = len(keys) if edge.split_channels is not None else None
-        opening = open_source(flags, channels, publish.chunk_ms, started.set)
-        source = await unless_stopped(stop, opening)
+        held, expected = _held(found, flags, keys, edge, publish)
+        leftovers = Leftovers(_leftovers([each for each in found if each not in held], edge))
+        steered, reporter = single_edge(flags, keys, broker, spool)
+        opening = open_source(flags, channels, publish.chunk_ms, started.set, expected)
+        meanwhile = Meanwhile(broker, reporter, leftovers, spool, once=flags.once)
+        source = await meanwhile.until(asyncio.create_task(unless_stopped(stop, opening)))
         started.set()
         if source is None:
             log.info("stopped before any audio arrived; nothing was published")
@@ -100,8 +107,8 @@ async def _capture(flags: argparse.Namespace) -> int:
         try:
             if flags.command == "mic" and flags.play:
                 player = _player_beside(flags, keys[0], broker)
-            origin = _origin(flags, source, keys, publish)
-            resumed = resumable(found, origin, edge, publish) if flags.resume else []
+            origin = _origin(flags, source.format, keys, publish)
+            resumed = resumable(held, origin, edge, publish) if flags.resume else []
             if resumed:
                 frame = await seek(source, resumed)
                 sessions = resume_sessions(
@@ -117,9 +124,10 @@ async def _capture(flags: argparse.Namespace) -> int:
             quiet = load(ProgressSettings, flags).quiet
             shown = load(CaptionSettings, flags).captions
             options = RunOptions(flags.once, flags.wait, quiet, edge.finish_seconds, shown)
-            leftovers = _leftovers([each for each in found if each not in resumed], edge)
+            leftovers.add(_leftovers([each for each in held if each not in resumed], edge))
             agent = Agent(source, sessions, broker, options, spool, leftovers)
-            agent.reporter = single_reporter(agent, flags, broker, spool)
+            agent.reporter = reporter
+            steered.begin(agent)
             running = agent.run(stop)
             if player is not None:
                 running = player.beside(running, stop)
@@ -188,7 +196,8 @@ async def _send(flags: argparse.Namespace) -> int:
                 leftovers = _leftovers(await asyncio.to_thread(spool.adopt), delivery)
                 if not leftovers:
                     break
-                code = await Agent(None, [], broker, options, spool, leftovers).run(stop)
+                agent = Agent(None, [], broker, options, spool, Leftovers(leftovers))
+                code = await agent.run(stop)
                 await spool.tidy()
         finally:
             await spool.close()
@@ -223,8 +232,29 @@ def _open_spool(flags: argparse.Namespace) -> Spool | None:
     return Spool(settings) if settings.spool else None
 
 
+def _held(
+    found: list[SpooledBacklog],
+    flags: argparse.Namespace,
+    keys: list[SessionKey],
+    edge: EdgeSettings,
+    publish: PublishSettings,
+) -> tuple[list[SpooledBacklog], AudioFormat | None]:
+    """Return those of `found` that are not sent before the source is open, because it may resume
+    them, and the format in which a microphone that is not there yet goes on with them."""
+    if not flags.resume or flags.command == "file":
+        return (found if flags.resume else []), None
+    held = likely_resumed(
+        found, lambda audio_format: _origin(flags, audio_format, keys, publish), edge, publish
+    )
+    goes_on = held and flags.command == "mic" and not flags.once
+    return held, held[0].origin.format if goes_on else None
+
+
 def _origin(
-    flags: argparse.Namespace, source: Source, keys: list[SessionKey], publish: PublishSettings
+    flags: argparse.Namespace,
+    audio_format: AudioFormat,
+    keys: list[SessionKey],
+    publish: PublishSettings,
 ) -> Origin:
     path = flags.path.resolve() if flags.command == "file" else None
     return Origin(
@@ -232,7 +262,7 @@ def _origin(
         path=path and str(path).encode(errors="backslashreplace").decode(),
         size_bytes=path and path.stat().st_size,
         track=flags.track if path else None,
-        format=source.format,
+        format=audio_format,
         speakers=tuple(key.speaker for key in keys),
         chunk_ms=publish.chunk_ms,
     )

@@ -58,12 +58,12 @@ class Agent:
         broker: BrokerSettings,
         run: RunOptions,
         spool: Spool | None = None,
-        leftovers: Sequence[Chain] = (),
+        leftovers: Leftovers | None = None,
     ) -> None:
-        """`leftovers` are earlier sessions in `spool`, oldest first."""
+        """`leftovers` are earlier sessions in `spool`."""
         self.title = source_text(source)
         self.sessions = sessions
-        self.leftovers = leftovers
+        self._leftovers = leftovers or Leftovers(())
         self.take = Take(sessions)
         self.reading = Reading(source, self.take) if source is not None else None
         self._source = source
@@ -76,7 +76,11 @@ class Agent:
         self._spool = spool
         self._link = Link(broker, once=run.once)
         self._options = run
-        self._leftovers = Leftovers(leftovers)
+
+    @property
+    def leftovers(self) -> Sequence[Chain]:
+        """Earlier sessions in the spool."""
+        return self._leftovers.chains
 
     @property
     def broker(self) -> Broker | None:

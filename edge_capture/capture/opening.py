@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from natterjack.audio import AudioFormat
 from natterjack.settings import load
 
 from ..errors import SourceError
@@ -16,10 +17,14 @@ from ..sources import Source
 
 
 async def open_source(
-    flags: argparse.Namespace, channels: int | None, block_ms: int, waiting: Callable[[], None]
+    flags: argparse.Namespace,
+    channels: int | None,
+    block_ms: int,
+    waiting: Callable[[], None],
+    expected: AudioFormat | None,
 ) -> Source:
-    """Open the source that the command names, before anything is published. `waiting` is called
-    when a microphone has to be waited for."""
+    """Open the source that the command names. `waiting` is called when a microphone has to be
+    waited for; with a format that is `expected`, its blocks are what is waited for."""
     if flags.command == "file":
         from ..sources.decoded import open_file
 
@@ -36,7 +41,7 @@ async def open_source(
     from ..sources.microphone import MicrophoneSource
 
     microphone = MicrophoneSource(load(MicrophoneSettings, flags), channels, block_ms / 1000)
-    await microphone.open(0 if flags.once else None, waiting)
+    await microphone.open(0 if flags.once else None, waiting, expected)
     return microphone
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
+from natterjack.audio import AudioFormat
+from natterjack.errors import UsageError
 from natterjack.telemetry.log import fields
 
 from ..session import file_start, published_format
@@ -36,6 +39,26 @@ def resumable(
     if not resumed:
         log.info("the spool has no session to resume; starting a new one")
     return resumed
+
+
+def likely_resumed(
+    found: list[SpooledBacklog],
+    origin: Callable[[AudioFormat], Origin],
+    edge: EdgeSettings,
+    publish: PublishSettings,
+) -> list[SpooledBacklog]:
+    """Return the sessions among `found` to resume if the source has the format that it had then,
+    which is not known before it is open. `origin` returns that of the source in a format."""
+    for audio_format in dict.fromkeys(backlog.origin.format for backlog in reversed(found)):
+        try:
+            published = published_format(audio_format, publish, edge.split_channels is not None)
+        except UsageError:  # of another source
+            continue
+        wanted = origin(audio_format)
+        likely = find_resumable(found, wanted, published, edge.tenant, edge.conversation)
+        if likely:
+            return likely
+    return []
 
 
 async def seek(source: Source, resumed: list[SpooledBacklog]) -> int | None:

@@ -25,9 +25,19 @@ class Leftovers:
 
     def __init__(self, chains: Sequence[Chain]) -> None:
         """Take `chains` in the order in which to send them, oldest first."""
-        self._chains = chains
+        self._chains = list(chains)
         self._unfinished = set(chains)
         self._limit = asyncio.Semaphore(_MAX_CONCURRENT)
+
+    @property
+    def chains(self) -> Sequence[Chain]:
+        """The sessions, also those that are sent."""
+        return self._chains
+
+    def add(self, chains: Sequence[Chain]) -> None:
+        """Send further sessions, which are newer, once `run` is called again."""
+        self._chains += chains
+        self._unfinished |= set(chains)
 
     def by_key(self) -> dict[SessionKey, list[Chain]]:
         """Group the sessions by their keys. Those of one key are sent one after the other."""

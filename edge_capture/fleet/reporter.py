@@ -14,7 +14,7 @@ import secrets
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nats.errors import Error as NatsError
 from nats.js.errors import NoStreamResponseError
@@ -81,11 +81,14 @@ class Reporter:
         self._written = False
         self._told: set[str] = set()
         """Problems that are in the log already."""
+        self._goes_on: asyncio.Task[Any] | None = None
+        """Once it is done, another call of `run` goes on."""
         self._asked: asyncio.Queue[_Asked] = asyncio.Queue(_MAX_REQUESTS)
 
-    async def run(self, link: Link) -> None:
+    async def run(self, link: Link, *, goes_on: asyncio.Task[Any] | None = None) -> None:
         """Report and answer, on one connection after another, until cancelled. The last report says
-        that the edge has stopped."""
+        that the edge has stopped, unless `goes_on` has a result with which another call follows."""
+        self._goes_on = goes_on
         if not self._interval:
             return
         with self._errors.listening():
@@ -112,11 +115,19 @@ class Reporter:
                     await end_tasks(work)
             finally:
                 with contextlib.suppress(NatsError):
-                    self._post(broker, STOPPED)
+                    if not self._to_be_continued:
+                        self._post(broker, STOPPED)
                     await subscription.end()
         finally:
             broker.on_refusal.discard(self._refused)
             broker.on_reconnect.discard(self._reconnected)
+
+    @property
+    def _to_be_continued(self) -> bool:
+        task = self._goes_on
+        if task is None or not task.done() or task.cancelled():
+            return False
+        return task.exception() is None and task.result() is not None
 
     # ---- presence ----------------------------------------------------------------------------
 

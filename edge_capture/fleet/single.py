@@ -10,12 +10,13 @@ from typing import Protocol
 
 from natterjack.fleet.edges import EdgePresence, Level, SourcePresence, SpoolPresence
 from natterjack.settings import BrokerSettings, load
+from natterjack.subjects import SessionKey
 
 from ..capture.reading import Reading
 from ..errors import SteeringError
 from ..input_report import InputReport
 from ..session import EdgeSession
-from ..settings import FleetSettings
+from ..settings import FleetSettings, StdinSettings
 from ..spool import Spool
 from .mutes import Mutes
 from .name import agent_name
@@ -39,30 +40,52 @@ class Run(Protocol):
         """The level and the findings of the source."""
 
 
-def single_reporter(
-    run: Run, flags: argparse.Namespace, broker: BrokerSettings, spool: Spool | None
-) -> Reporter:
-    """Return what tells the center about a run of `natterjack-edge mic`, `file` or `stdin`."""
+def single_edge(
+    flags: argparse.Namespace,
+    keys: Sequence[SessionKey],
+    broker: BrokerSettings,
+    spool: Spool | None,
+) -> tuple[SingleEdge, Reporter]:
+    """Return what stands for `natterjack-edge mic`, `file` or `stdin`, before it has audio, and
+    what tells the center about it."""
     settings = load(FleetSettings, flags)
-    name = agent_name(settings, run.sessions[0].spec.tenant, broker)
-    return Reporter(SingleEdge(run, flags.command, name, spool), settings)
+    command = flags.command
+    name = agent_name(settings, keys[0].tenant, broker)
+    names = [key.speaker for key in keys] if len(keys) > 1 else [command]
+    can_wait = command == "file" or (command == "stdin" and not load(StdinSettings, flags).live)
+    edge = SingleEdge(command, keys[0].tenant, name, names, spool, can_wait=can_wait)
+    return edge, Reporter(edge, settings)
 
 
 class SingleEdge:
     """An edge with one source, as the center sees and steers it. It implements `Steered`."""
 
-    def __init__(self, run: Run, command: str, name: str, spool: Spool | None) -> None:
-        """`command` is that of natterjack-edge; `name` is the name of the edge."""
+    def __init__(
+        self,
+        command: str,
+        tenant: str,
+        name: str,
+        names: Sequence[str],
+        spool: Spool | None,
+        *,
+        can_wait: bool,
+    ) -> None:
+        """`command` is that of natterjack-edge; `name` is the name of the edge, and `names` are
+        those of its sources: several, if each channel is one."""
         self.changed = asyncio.Event()
-        self.agent = name
-        self.tenant = run.sessions[0].spec.tenant
+        self.agent, self.tenant = name, tenant
+        self._running: Run | None = None
+        """None until there is audio."""
+        self._command, self._names = command, names
+        self._spool, self._can_wait = spool, can_wait
+        self._mutes = Mutes(spool.directory if spool else None, tenant, name)
+        self._muted = not can_wait and self._mutes.restored(command)
+
+    def begin(self, run: Run) -> None:
+        """Show the run of a source that is open. To be called before anything is read."""
         self._running = run
-        self._command = command
-        self._spool = spool
-        self._mutes = Mutes(spool.directory if spool else None, self.tenant, name)
-        reading = run.reading
-        if reading is not None and not reading.source.can_wait and self._mutes.restored(command):
-            reading.muted = True
+        if run.reading is not None and self._muted:
+            run.reading.muted = True
 
     def presence(self) -> EdgePresence:
         """Return its state now."""
@@ -73,15 +96,28 @@ class SingleEdge:
             agent=self.agent,
             started_at=now,
             seen_at=now,
-            state="running" if running.capturing else "ending",
-            sources=self._sources(running.sessions),
-            spool=spool_presence(self._spool, running.sessions),
+            state="running" if running is None or running.capturing else "ending",
+            sources=self._waiting() if running is None else self._sources(running),
+            spool=spool_presence(self._spool, running.sessions if running is not None else ()),
         )
 
-    def _sources(self, sessions: Sequence[EdgeSession]) -> list[SourcePresence]:
+    def _waiting(self) -> list[SourcePresence]:
+        """The sources before there is audio."""
+        awaited = "a microphone" if self._command == "mic" else "its first audio"
+        return [
+            SourcePresence(
+                name=name,
+                kind=self._command,
+                state="muted" if self._muted else "waiting",
+                error=f"waiting for {awaited}",
+            )
+            for name in self._names
+        ]
+
+    def _sources(self, running: Run) -> list[SourcePresence]:
         """Return a source for each session: several, if each channel is one."""
+        sessions = running.sessions
         split = len(sessions) > 1
-        running = self._running
         reading = running.reading
         state, error = "stopped", None
         if running.capturing:
@@ -91,7 +127,7 @@ class SingleEdge:
                 state = "muted"
         return [
             SourcePresence(
-                name=session.spec.speaker if split else self._command,
+                name=self._names[channel],
                 kind=self._command,
                 device=reading.source.name if reading is not None else None,
                 state=state,
@@ -106,31 +142,38 @@ class SingleEdge:
 
     async def act(self, op: str, source: str | None) -> str:
         """Carry out a request. Raises: SteeringError."""
-        names = [each.name for each in self._sources(self._running.sessions)]
-        if source not in (None, *names):
-            raise SteeringError(f"there is no source {source}; its sources: {', '.join(names)}")
-        reading = self._running.reading
-        if op in ("mute", "unmute") and reading is not None and self._running.capturing:
-            if source is not None and len(names) > 1:
-                raise SteeringError(
-                    "the channels of one device are muted together: leave out the source"
-                )
-            if reading.source.can_wait:
-                raise SteeringError(f"{op} is not possible with a file, which can be read later")
-            mute, before = op == "mute", reading.muted
-            if mute != before:
-                reading.muted = mute
-                self.changed.set()
-            problem = await asyncio.to_thread(self._mutes.keep, [self._command], muted=mute)
-            if mute == before:
-                done = "it is muted already" if mute else "it is not muted"
-            else:
-                done = "muted" if mute else "no longer muted"
-            return "; ".join(filter(None, (done, problem)))
+        if source not in (None, *self._names):
+            known = ", ".join(self._names)
+            raise SteeringError(f"there is no source {source}; its sources: {known}")
+        running = self._running
+        if op in ("mute", "unmute") and (running is None or running.capturing):
+            return await self._mute(op == "mute", source)
         raise SteeringError(
             f"{op} is not possible with `natterjack-edge {self._command}`, which has one source "
             "from its start to its end; use `natterjack-edge run --config FILE`"
         )
+
+    async def _mute(self, muted: bool, source: str | None) -> str:
+        if source is not None and len(self._names) > 1:
+            raise SteeringError(
+                "the channels of one device are muted together: leave out the source"
+            )
+        if self._can_wait:
+            what = "a file" if self._command == "file" else "standard input without --live"
+            raise SteeringError(
+                f"{what} cannot be muted: its audio would be read later, not left out"
+            )
+        before, self._muted = self._muted, muted
+        reading = self._running.reading if self._running is not None else None
+        if reading is not None and muted != before:
+            reading.muted = muted
+        self.changed.set()
+        problem = await asyncio.to_thread(self._mutes.keep, [self._command], muted=muted)
+        if muted == before:
+            done = "it is muted already" if muted else "it is not muted"
+        else:
+            done = "muted" if muted else "no longer muted"
+        return "; ".join(filter(None, (done, problem)))
 
 
 def level_of(report: InputReport | None, channel: int | None = None) -> Level | None:

@@ -82,10 +82,14 @@ class MicrophoneSource:
         return "microphone" if choice is None else choice.device.name
 
     async def open(
-        self, patience_s: float | None = None, waiting: Callable[[], None] = lambda: None
+        self,
+        patience_s: float | None = None,
+        waiting: Callable[[], None] = lambda: None,
+        expected: AudioFormat | None = None,
     ) -> None:
         """Open a microphone, and wait for one for `patience_s`, by default for
-        `device_wait_seconds`. `waiting` is called when the wait begins. Cancel-safe.
+        `device_wait_seconds`. `waiting` is called when the wait begins. With a format that is
+        `expected`, `blocks` waits in place of this, and converts to that format. Cancel-safe.
 
         Raises: SourceError if there is none, or SourceLost if there was none for so long;
         SourceUnusable at once if waiting does not help.
@@ -113,6 +117,9 @@ class MicrophoneSource:
                         )  # fmt: skip
                         waiting()
                     self.waiting_for = "a microphone"
+                    if expected is not None:
+                        self.format = self._opener.format = expected
+                        return
                 await asyncio.sleep(retry_s)
                 retry_s = min(_LONGEST_RETRY_S, retry_s * 1.25)
         except BaseException:  # including cancellation
@@ -125,6 +132,10 @@ class MicrophoneSource:
     async def blocks(self) -> AsyncGenerator[Block, None]:
         while True:
             recording = self._opener.recording
+            if self._opener.choice is None:
+                await self._reopen(SourceLost("there is no microphone"), announced=True)
+                self._opened_again = False  # no audio of this run is before it
+                continue
             assert recording is not None
             try:
                 await recording.wait(self._wanted(recording))
@@ -225,8 +236,8 @@ class MicrophoneSource:
         The time between becomes a gap. Cancel-safe. Raises: `lost` if there is none for longer than
         `device_wait_seconds` and the session can finish.
         """
-        before = self.name
-        self.waiting_for = f"microphone {before!r}"
+        first, before = self._opener.choice is None, self.name
+        self.waiting_for = "a microphone" if first else f"microphone {before!r}"
         async with asyncio.TaskGroup() as tasks:
             reopening = tasks.create_task(self._reopen_until_it_delivers(lost))
             waiting = tasks.create_task(self._wait_long_enough(lost, announced=announced))
@@ -237,7 +248,9 @@ class MicrophoneSource:
             raise lost
         self.waiting_for = None
         self._opened_again = True
-        if self.name != before:
+        if first:
+            log.warning("recording", extra=fields(microphone=self.name))
+        elif self.name != before:
             self._replaced = before
         self._drift_report_s = _FIRST_DRIFT_S
 

@@ -25,10 +25,11 @@ _PROGRAM = "correct `command`, or install the program"
 _MAX_URL_BYTES = 4096
 
 
-async def open_source(table: SourceTable) -> Source:
+async def open_source(table: SourceTable, expected: AudioFormat | None = None) -> Source:
     """Open a source. It has audio when this returns, or is a microphone that records.
 
-    A microphone is waited for. Cancel-safe. Raises: SourceError, SourceLost.
+    A microphone is waited for; with a format that is `expected`, its blocks are. Cancel-safe.
+    Raises: SourceError, SourceLost.
     """
     if isinstance(table, MicrophoneTable):
         from ..sources.microphone import MicrophoneSource
@@ -36,7 +37,7 @@ async def open_source(table: SourceTable) -> Source:
         microphone = MicrophoneSource(
             microphone_settings(table), table.split, table.chunk_ms / 1000
         )
-        await microphone.open()
+        await microphone.open(expected=expected)
         return microphone
     if isinstance(table, FileTable):
         from ..sources.decoded import open_file

@@ -7,8 +7,8 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from enum import Enum
 
+from natterjack.audio import AudioFormat
 from natterjack.errors import NatterjackError
 from natterjack.process.run import end_tasks
 from natterjack.telemetry.log import bind, fields
@@ -26,7 +26,8 @@ from ..sources import Block, Source
 from ..spool import Spool, SpooledBacklog
 from .opening import open_source
 from .plans import Plan
-from .resuming import resume
+from .resuming import likely, resume
+from .state import State
 from .takes import Delivery, Takes
 
 log = logging.getLogger(__name__)
@@ -34,21 +35,11 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _STABLE_S = 60.0
 """A source that was captured for so long is tried again soon."""
+_HOLD_S = 30.0
+"""How long sessions of an earlier run, which the source may resume, wait for its first audio."""
 _ROTATE_AGAIN_NS = 60 * 1_000_000_000
 _OPENING = {"microphone": "a microphone", "pipe": "a writer"}
 """What a source is waited for at the beginning, by its kind."""
-
-
-class State(Enum):
-    """What a source does, as others see it."""
-
-    CAPTURING = "capturing"
-    WAITING = "waiting"
-    """It has no audio yet, or for now."""
-    MUTED = "muted"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    """It is tried again after a while."""
 
 
 class RunningSource:
@@ -230,7 +221,7 @@ class RunningSource:
         """
         self._waiting = not self._fruitless
         try:
-            source = await self._open(self.plan)
+            source = await self._open(self.plan, self._hold_found(self.plan))
         finally:
             self._waiting = False
         if source is None:
@@ -256,12 +247,23 @@ class RunningSource:
             self._changed()
         return self._outcome(reading)
 
-    async def _open(self, plan: Plan) -> Source | None:
+    def _hold_found(self, plan: Plan) -> AudioFormat | None:
+        """Release sessions that the source does not resume. Returns the format of the others."""
+        found = self._found
+        self._found = held = likely(plan, found) if found else []
+        self._release([each for each in found if each not in held])
+        return held[0].origin.format if held else None
+
+    async def _open(self, plan: Plan, expected: AudioFormat | None) -> Source | None:
         """Open the source. Returns None if it is not wanted before it is open. Cancel-safe."""
-        opening = asyncio.create_task(open_source(plan.table), name=f"open {self.name}")
+        opening = asyncio.create_task(open_source(plan.table, expected), name=f"open {self.name}")
         stopping = asyncio.create_task(self._interrupt.wait())
+        waits = (opening, stopping)
         try:
-            await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=_HOLD_S, return_when=asyncio.FIRST_COMPLETED)
+            if not (opening.done() or stopping.done()):
+                self._release_found()  # what is sent late is worse than another session
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if opening.done():
                 return opening.result()
             return None

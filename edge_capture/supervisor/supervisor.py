@@ -23,7 +23,8 @@ from ..keep.recorder import open_keep
 from ..session import make_leftover
 from ..spool import Spool, SpooledBacklog
 from .plans import Plan, broker_settings, delivery_settings, keep_settings, spool_settings
-from .running import RunningSource, State
+from .running import RunningSource
+from .state import State
 from .takes import Takes
 
 log = logging.getLogger(__name__)

@@ -24,6 +24,7 @@ from edge_capture.spool.disk import read_records
 from natterjack.audio import AUDIO_END, SESSION_ID
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import AUDIO
+from natterjack.fleet.edge_reader import EdgesReader
 from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.conftest import RunEdge, SoundServer, StartEdge
 from tests.edge_capture.program import (
@@ -425,6 +426,55 @@ async def stored_headers(broker: Broker) -> AsyncIterator[dict[str, str]]:
     for message in await stored(broker, AUDIO):
         assert message.headers is not None
         yield message.headers
+
+
+@pytest.mark.sound
+async def test_a_microphone_that_is_not_there_yet_resumes_its_session(
+    ready_broker: Broker,
+    nats_server: EmbeddedServer,
+    start_edge: StartEdge,
+    sound_server: SoundServer,
+    spool: Path,
+) -> None:
+    """What the last run has left is sent before, and the center sees what the edge waits for."""
+    arguments = ("mic", "--spool", spool, "--resume", "--agent", "room")
+    edge = start_edge(*arguments, environment=sound_server.environment)
+    await some_chunks(ready_broker)
+    nats_server.kill()
+    await spooled_more(spool, spooled(spool) + 3)
+    edge.kill()
+    sound_server.kill()
+    nats_server.start()
+    await until(lambda: ready_broker.connected, "the test is connected")
+    before = await chunks(ready_broker)
+    edge = start_edge(*arguments, environment=sound_server.environment)
+    await edge.says("waiting for a microphone")
+
+    async def more() -> bool:
+        return await chunks(ready_broker) > before + 2
+
+    await until(more, "the rest is stored without a microphone", 20)
+    reader = EdgesReader(ready_broker)
+    await reader.start()
+
+    async def waits() -> bool:
+        rows = (await reader.read("default")).rows
+        sources = rows[0].presence.sources if rows else []
+        return bool(sources) and sources[0].error == "a microphone"
+
+    await until(waits, "the center sees that it waits", 20)
+    before = await chunks(ready_broker)
+    await sound_server.start()
+    await until(more, "the session goes on", 20)
+    edge.interrupt()
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = (await only_recording(ready_broker)).once_each()
+    assert [header.note for header in recording.headers if "resumed" in header.note] == [
+        "resumed:end"
+    ]
+    first, last = recording.headers[0], recording.headers[-1]
+    passed_s = (last.time_ns - first.time_ns) / 1e9
+    assert (last.pos - first.pos) / 16000 == pytest.approx(passed_s, abs=bound(0.5))
 
 
 @pytest.mark.sound

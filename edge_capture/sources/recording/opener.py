@@ -41,7 +41,7 @@ class Opener:
         """Record `split` channels; with None, one, or all of them if the device cannot record mono.
         To be called in the event loop."""
         self.format: AudioFormat | None = None
-        """Format of the source, once a microphone has delivered audio."""
+        """Format of the source, if it is given or a microphone has delivered audio."""
         self.choice: Choice | None = None
         """The microphone that has delivered audio last."""
         self.recording: Recording | None = None
@@ -186,7 +186,7 @@ class Opener:
         """Close the recording, if there is one. Its clock goes on in the next one."""
         recording, self.recording = self.recording, None
         if recording is not None:
-            if self.format is not None:  # else nothing was recorded before
+            if self.choice is not None:  # else nothing was recorded before
                 self._earlier = recording.clock
             recording.close()
 

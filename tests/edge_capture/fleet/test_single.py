@@ -7,6 +7,12 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from edge_capture.errors import SteeringError
+from edge_capture.fleet.single import SingleEdge
+from edge_capture.settings import SpoolSettings
+from edge_capture.spool import Spool
 from natterjack.broker.connection import Broker
 from natterjack.fleet.edge_reader import EdgeRow, EdgesReader
 from natterjack.fleet.edges import EdgeReply, parse_reply
@@ -14,6 +20,29 @@ from natterjack.subjects import edge_subject
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import Edge
 from tests.waiting import until
+
+
+@pytest.mark.parametrize(("command", "words"), [
+    ("file", "a file cannot be muted"),
+    ("stdin", "standard input without --live cannot be muted"),
+])  # fmt: skip
+async def test_what_is_read_later_cannot_be_muted(command: str, words: str) -> None:
+    edge = SingleEdge(command, "acme", "room-12", [command], None, can_wait=True)
+    with pytest.raises(SteeringError, match=words):
+        await edge.act("mute", None)
+
+
+async def test_a_source_may_be_muted_before_it_has_audio(tmp_path: Path) -> None:
+    spool = Spool(SpoolSettings(spool=tmp_path))
+    edge = SingleEdge("mic", "acme", "room-12", ["a", "b"], spool, can_wait=False)
+    with pytest.raises(SteeringError, match="are muted together"):
+        await edge.act("mute", "a")
+    assert await edge.act("mute", None) == "muted"
+    sources = edge.presence().sources
+    assert [(each.name, each.state) for each in sources] == [("a", "muted"), ("b", "muted")]
+    again = SingleEdge("mic", "acme", "room-12", ["a", "b"], spool, can_wait=False)
+    assert again.presence().sources[0].state == "muted"
+    await spool.close()
 
 
 async def test_standard_input_is_shown_muted_and_seen_to_stop(
@@ -31,8 +60,6 @@ async def test_standard_input_is_shown_muted_and_seen_to_stop(
             )  # fmt: skip
 
         edge = start()
-        writer.write(bytes(64_000))
-        writer.flush()
         reader = EdgesReader(ready_broker)
         await reader.start()
 
@@ -46,9 +73,20 @@ async def test_standard_input_is_shown_muted_and_seen_to_stop(
             assert reply is not None
             return reply
 
-        row = await until(shown, "the edge is shown")
+        row = await until(shown, "the edge is shown before it has audio")
         assert (row.name, row.state) == ("acme.room-12", "running")
-        assert row.presence.sources[0].kind == "stdin"
+        (source,) = row.presence.sources
+        assert (source.kind, source.state) == ("stdin", "waiting")
+        assert source.error == "waiting for its first audio"
+        writer.write(bytes(64_000))
+        writer.flush()
+
+        async def captures() -> EdgeRow | None:
+            found = await shown()
+            return found if found and found.presence.sources[0].state == "capturing" else None
+
+        row = await until(captures, "it captures")
+        assert row.presence.instance
         assert (row.presence.sources[0].key or "").startswith("acme.")
         muted = await ask("mute")
         assert muted.ok

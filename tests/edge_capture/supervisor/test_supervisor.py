@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,11 +8,19 @@ import numpy as np
 import pytest
 import soundfile
 
+from edge_capture.config.load import read_config
 from edge_capture.errors import SteeringError
+from edge_capture.session import make_sessions
+from edge_capture.settings import SpoolSettings
+from edge_capture.sources import Block as SourceBlock
+from edge_capture.spool import Spool
+from edge_capture.supervisor.plans import Plan
 from edge_capture.supervisor.supervisor import Supervisor
+from natterjack.audio import AudioFormat
 from natterjack.broker.connection import Broker
 from natterjack.events import FinalEvent
 from natterjack.settings import BrokerSettings
+from natterjack.subjects import SessionKey
 from tests.edge_capture.supervisor.agents import (
     BLOCK,
     Counter,
@@ -95,6 +104,38 @@ async def test_a_source_goes_on_whatever_happens_to_others(
     assert (joined([one, two]) == counting(b.written)).all()
     assert [one.spec.labels, two.spec.labels] == [{"floor": "1"}, {"floor": "2"}]
     assert one.spec.conversation.startswith("b-20")
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_earlier_sessions_are_sent_before_a_source_has_audio(
+    config: Path, counters: list[Counter], ready_broker: Broker, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, held: bool,
+) -> None:  # fmt: skip
+    """At once, if it does not resume them, and else after a while."""
+    a, _ = counters
+    config.write_text(
+        f'[spool]\ndirectory = "{tmp_path}/spool"\n' + pipe("a", a, 'conversation = "room"')
+    )
+    monkeypatch.setattr("edge_capture.supervisor.running._HOLD_S", 300 if held else 0)
+    read = read_config(config, host="pc")
+    plan, keeper = Plan(read, read.sources[0], "pc"), Spool(SpoolSettings(spool=tmp_path / "spool"))
+    kind = AudioFormat("linear16", 16_000, 1)
+    for conversation in ("other", "room"):
+        key = SessionKey("default", conversation, "speaker")
+        (session,) = make_sessions(
+            [key], kind, False, plan.edge, plan.publish, plan.request, keeper, plan.origin(kind)
+        )
+        session.feed(SourceBlock(np.ones((16_000, 1), np.int16), time.time_ns()))
+    await keeper.close()
+    async with running(config) as agent:
+        await until_stored(ready_broker, "speaker", 14_000 if held else 28_000)
+        assert state(agent, "a") == "waiting"
+        await a.write(50)
+        await until(lambda: state(agent, "a") == "capturing", "a is captured")
+    found = await sessions(ready_broker, "speaker")
+    rooms = [each for each in found if each.spec.conversation == "room"]
+    assert len(rooms) == (1 if held else 2)
+    assert all(each.headers[-1].end for each in found)
 
 
 async def test_a_source_that_was_muted_is_muted_after_a_restart(
