@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import sys
@@ -16,6 +17,9 @@ from .arrival_clock import ArrivalClock
 from .stdin import StdinSource
 
 STANDARD_INPUT = Path("-")
+_LINGER_S = 5.0
+"""How long a pipe that has ended stays open: longer than it takes to open it for the next writer.
+"""
 
 
 class PipeSource(StdinSource):
@@ -53,7 +57,13 @@ class PipeSource(StdinSource):
         if hasattr(self, "_watching"):
             super().close()
         descriptor, self._own = self._own, None
-        if descriptor is not None:
+        if descriptor is None:
+            return
+        if getattr(self, "_ended", False):
+            # Another writer may have come since. While nobody has the pipe open for reading, its
+            # next write would fail, and what it has written would be gone.
+            asyncio.get_running_loop().call_later(_LINGER_S, os.close, descriptor)
+        else:
             os.close(descriptor)
 
 
