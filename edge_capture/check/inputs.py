@@ -66,6 +66,8 @@ def judged(check: str, heard: Listened) -> list[Finding]:
         return [failed(check, f"{text}: it delivers no audio", "look at what feeds it")]
     text += f": {heard.level.rms_dbfs:.0f} dBFS, peak {heard.level.peak_dbfs:.0f} dBFS"
     text += f" over {heard.level.seconds:.0f} s"
+    if heard.level.correlation is not None:
+        text += f", correlation of its channels {heard.level.correlation:.2f}"
     if not heard.findings:
         return [ok(check, text)]
     found = []

@@ -185,6 +185,10 @@ def level_of(report: InputReport | None, channel: int | None = None) -> Level | 
         peak_dbfs=round(found.peak_dbfs, 1),
         rms_dbfs=round(found.rms_dbfs, 1),
         zeros=round(found.zeros, 4),
+        # Products in single precision may come to slightly more than 1.
+        correlation=None
+        if found.correlation is None
+        else max(-1.0, min(1.0, round(found.correlation, 2))),
     )
 
 

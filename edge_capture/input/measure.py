@@ -21,6 +21,8 @@ SILENCE_DBFS = -96.0
 _SLICE_FRAMES = 4096
 """Frames of each second in which the correlation of channels and noise are looked for."""
 _ROWS = 64
+_PHASE_POWER = 1e-6
+"""Mean square (-60 dBFS) below which the phase of a channel says nothing."""
 _MIN_GUESS_FRAMES = 512
 
 
@@ -39,6 +41,9 @@ class Level(NamedTuple):
     """Mean of the samples, as a part of full scale, of the channel where it is greatest."""
     seconds: float
     """Length of the audio that was measured, at most 10 s."""
+    correlation: float | None = None
+    """Least correlation of two of its channels, from -1 (opposite phase) to 1 (the same). None if
+    fewer than two are loud enough to tell."""
 
 
 class Second(NamedTuple):
@@ -122,7 +127,20 @@ def level_of(seconds: Collection[Second], sample_rate: int) -> Level:
         clipped=min(1.0, float(shares @ np.array([second.clipped for second in seconds]))),
         offset=float(offset[np.abs(offset).argmax()]) / FULL_SCALE,
         seconds=frames / sample_rate,
+        correlation=most_opposite(np.mean([second.products for second in seconds], axis=0))[1],
     )
+
+
+def most_opposite(products: Samples) -> tuple[Samples, float | None]:
+    """Return the two channels with the least correlation and that, or None if all are quiet."""
+    power = products.diagonal()
+    loud = np.flatnonzero(power > _PHASE_POWER)
+    if len(loud) < 2:
+        return np.array([0, 1]), None
+    root = np.sqrt(power[loud])
+    coefficients = products[np.ix_(loud, loud)] / np.outer(root, root)
+    pair = sorted(divmod(int(coefficients.argmin()), len(loud)))
+    return loud[pair], float(coefficients.min())
 
 
 def _extremes(samples: Samples) -> tuple[Samples, Samples]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from natterjack.audio import AudioFormat
 
-from .measure import Level, Second, level_of, measure
+from .measure import Level, Second, level_of, measure, most_opposite
 from .samples import FULL_SCALE, LINEAR16, Coding, Samples
 
 DEAD, LOW, CLIPPING, OFFSET = "input_dead", "input_low", "input_clipping", "input_offset"
@@ -45,8 +45,6 @@ _CLIPPED_SECONDS = 3
 _OFFSET, _NO_OFFSET = 0.05, 0.03
 """Means of a channel, as parts of full scale, at which a finding begins and ends."""
 _OPPOSITE, _NOT_OPPOSITE = -0.9, -0.5
-_PHASE_POWER = 1e-6
-"""Mean square (-60 dBFS) below which the phase of a channel says nothing."""
 _GUESSES = 5
 _AUDIBLE_STEPS = 300
 _MIN_S = 0.5
@@ -257,7 +255,7 @@ def _offset(window: Sequence[Second]) -> _Judgment:
 def _phase(window: Sequence[Second]) -> _Judgment:
     if len(window[-1].low) < 2:
         return _NOTHING
-    pair, least = _most_opposite(np.mean([second.products for second in window], axis=0))
+    pair, least = most_opposite(np.mean([second.products for second in window], axis=0))
     text = (
         f"channels {_names(pair)} have opposite phase and cancel each other when they are mixed: "
         "only the louder one is used. Correct the wiring of one, or make each a session with "
@@ -265,21 +263,9 @@ def _phase(window: Sequence[Second]) -> _Judgment:
     )
     if least is None:
         return _Judgment(text=text)
-    last = _most_opposite(window[-1].products)[1]
+    last = most_opposite(window[-1].products)[1]
     over = least > _OPPOSITE and last is not None and last > _NOT_OPPOSITE
     return _Judgment(True if least < _OPPOSITE else False if over else None, text)
-
-
-def _most_opposite(products: Samples) -> tuple[Samples, float | None]:
-    """Return the two channels with the least correlation and that, or None if all are quiet."""
-    power = products.diagonal()
-    loud = np.flatnonzero(power > _PHASE_POWER)
-    if len(loud) < 2:
-        return np.array([0, 1]), None
-    root = np.sqrt(power[loud])
-    coefficients = products[np.ix_(loud, loud)] / np.outer(root, root)
-    pair = sorted(divmod(int(coefficients.argmin()), len(loud)))
-    return loud[pair], float(coefficients.min())
 
 
 def _channel(window: Sequence[Second], spread: Samples) -> _Judgment:

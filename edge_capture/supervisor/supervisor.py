@@ -8,7 +8,7 @@ import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
-from natterjack.fleet.edges import EdgePresence, Level, SourcePresence, SpoolPresence
+from natterjack.fleet.edges import EdgePresence, SourcePresence, SpoolPresence
 from natterjack.process.run import end_tasks
 from natterjack.telemetry.log import fields
 
@@ -18,7 +18,7 @@ from ..errors import SpoolError, SteeringError
 from ..fleet.mutes import Mutes
 from ..fleet.name import host_token
 from ..fleet.reporter import Reporter
-from ..fleet.single import spool_presence
+from ..fleet.single import findings_of, level_of, spool_presence
 from ..keep.recorder import open_keep
 from ..session import make_leftover
 from ..spool import Spool, SpooledBacklog
@@ -292,21 +292,15 @@ class Supervisor:
 
 def _source_presence(source: RunningSource) -> SourcePresence:
     reading, session = source.reading, source.session
-    level, findings = None, []
-    if reading is not None:
-        if (measured := reading.input.level()) is not None:
-            level = Level(
-                peak_dbfs=measured.peak_dbfs, rms_dbfs=measured.rms_dbfs, zeros=measured.zeros
-            )
-        findings = sorted({finding.code for finding in reading.input.findings()})
+    heard = reading.input if reading is not None else None
     waiting = source.waiting_for
     return SourcePresence(
         name=source.name,
         kind=source.plan.table.kind,
         device=source.device,
         state=source.state.value,
-        level=level,
-        findings=findings,
+        level=level_of(heard),
+        findings=sorted(findings_of(heard)),
         key=str(session.spec.key) if session is not None else None,
         session_id=session.publisher.session_id if session is not None else None,
         error=source.error or (f"waiting for {waiting}" if waiting else None),

@@ -83,6 +83,11 @@ class Level(BaseModel):
     peak_dbfs: Annotated[Dbfs, Field(description="the loudest sample, in dBFS")] = None
     rms_dbfs: Annotated[Dbfs, Field(description="root mean square, in dBFS")] = None
     zeros: Annotated[Share, Field(description="share of samples that are zero, 0 to 1")] = None
+    correlation: Annotated[
+        float | None,
+        _number(-1.0, 1.0),
+        Field(description="least correlation of two channels, -1 (opposite phase) to 1 (the same)"),
+    ] = None
 
 
 class SourcePresence(BaseModel):

@@ -32,6 +32,8 @@ def test_what_was_heard_is_judged() -> None:
     (found,) = judged("input", heard)
     text = "mic, 48000 Hz, 1 channel: -31 dBFS, peak -12 dBFS over 5 s"
     assert (found.state, found.found) == ("ok", text)
+    (found,) = judged("input", heard._replace(level=level._replace(correlation=-0.984)))
+    assert found.found == f"{text}, correlation of its channels -0.98"
     (found,) = judged("input", heard._replace(level=None))
     assert (found.state, "delivers no audio" in found.found) == ("failed", True)
     findings = (Heard(None, Began(DEAD, True, 0, "zeros")), Heard(1, Began(LOW, True, 0, "low")))

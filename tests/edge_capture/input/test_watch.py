@@ -321,7 +321,18 @@ def test_the_level_is_that_of_the_last_ten_seconds() -> None:
     assert (level.peak_dbfs, level.rms_dbfs) == pytest.approx((-6.02, -9.03), abs=0.02)
     assert level.offset == pytest.approx(0, abs=0.001)
     watch.feed(np.zeros((10 * RATE, 2), np.int16))
-    assert watch.level == pytest.approx((SILENCE_DBFS, SILENCE_DBFS, 1, 0, 0, 10))
+    assert watch.level is not None
+    assert watch.level[:-1] == pytest.approx((SILENCE_DBFS, SILENCE_DBFS, 1, 0, 0, 10))
+    assert watch.level.correlation is None
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_correlation_of_channels_is_a_figure(sign: int) -> None:
+    audio = (speech(1, 3) * 20_000).astype(np.int16)
+    watch = Watch(AudioFormat("linear16", RATE, 2))
+    watch.feed(np.stack([audio, sign * audio], axis=1))
+    assert watch.level is not None
+    assert watch.level.correlation == pytest.approx(sign, abs=0.01)
 
 
 def test_the_findings_in_force_are_those_that_have_begun_and_not_ended() -> None:
