@@ -35,7 +35,6 @@ from natterjack.telemetry import tracing
 from natterjack.telemetry.log import fields
 
 from .agent import Agent, RunOptions
-from .capture.meanwhile import Meanwhile
 from .capture.opening import open_source, unless_stopped
 from .capture.outcome import pause_before_restart
 from .capture.resuming import likely_resumed, resumable, seek
@@ -44,6 +43,7 @@ from .delivery.leftovers import Leftovers
 from .display import restore_terminal
 from .enrollment import command as enrollment
 from .errors import KeyTaken, SourceLost
+from .fleet.meanwhile import Meanwhile
 from .fleet.single import single_edge
 from .keep.recorder import keep_audio, open_keep
 from .keep.settings import KeepSettings

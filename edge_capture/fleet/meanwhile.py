@@ -9,9 +9,9 @@ from natterjack.settings import BrokerSettings
 
 from ..delivery.leftovers import Leftovers
 from ..delivery.link import Link
-from ..fleet.reporter import Reporter
 from ..sources import Source
 from ..spool import Spool
+from .reporter import Reporter
 
 _AT_ONCE_S = 1.0
 """A source that opens sooner is not worth a connection of its own."""
