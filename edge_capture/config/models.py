@@ -255,7 +255,8 @@ class MicrophoneTable(SourceTable):
 
 
 class FileTable(SourceTable):
-    """`kind = "file"`: a recording, which is published once after each start of the agent."""
+    """`kind = "file"`: a recording, which is published once after each start of the agent, and
+    when a reload names another one."""
 
     INPUT = ("path", "speed", "track")
     kind: Literal["file"]

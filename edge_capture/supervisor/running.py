@@ -67,6 +67,8 @@ class RunningSource:
         """What is being read; None while there is no audio."""
         self.wanted = plan.table.start
         """Whether it is to be captured."""
+        self._complete = False
+        """Whether it is a file that was read to its end."""
         self._muted = muted
         self._takes = takes
         self._link = link
@@ -121,7 +123,7 @@ class RunningSource:
         """Capture it, if it was stopped. Returns whether it was."""
         if self.wanted:
             return False
-        self.wanted, self.error, self._fruitless = True, None, 0
+        self.wanted, self.error, self._fruitless, self._complete = True, None, 0, False
         self._interrupt.set()
         return True
 
@@ -157,7 +159,7 @@ class RunningSource:
         started = plan.table.start and not self.plan.table.start
         self.plan = plan
         self._rotation = plan.rotation()
-        if started:
+        if started or (self._complete and plan.table.start and not same):
             self.start()
         if same:
             return "changed with the next session" if self.rotate() else "changed"
@@ -387,7 +389,7 @@ class RunningSource:
         if reading.error is not None:
             raise reading.error
         if isinstance(self.plan.table, FileTable) and not self._interrupt.is_set():
-            self.wanted = False
+            self.wanted, self._complete = False, True
             log.info("the file has ended", extra=fields(source=self.name))
         return None
 

@@ -228,6 +228,23 @@ async def test_a_source_that_waits_follows_a_reload(
         counter.close()
 
 
+async def test_another_file_in_place_of_one_that_has_ended_is_published(
+    config: Path, ready_broker: Broker, tmp_path: Path
+) -> None:
+    for name, frames in (("one", 1600), ("two", 3200)):
+        soundfile.write(tmp_path / f"{name}.wav", np.ones(frames, np.int16), 16_000)
+
+    def text(name: str) -> str:
+        return source("a", "file", f'path = "{tmp_path / name}.wav"', 'speaker = "a"')
+
+    config.write_text(text("one"))
+    async with running(config) as agent:
+        await until(lambda: state(agent, "a") == "stopped", "the file has ended")
+        config.write_text(text("two"))
+        assert await agent.reload() == "a changed"
+        await until_stored(ready_broker, "a", 4800)
+
+
 async def test_a_spool_that_cannot_be_searched_ends_nothing(
     config: Path,
     counters: list[Counter],
