@@ -206,7 +206,7 @@ def test_what_only_a_restart_can_change_is_named() -> None:
     assert before.fixed_changes(changed) == ["tenant", "spool"]
 
 
-@pytest.mark.parametrize("name", ["edge.toml", "deb/edge.toml"])
-def test_the_examples_are_valid(name: str) -> None:
+@pytest.mark.parametrize(("name", "tenant"), [("edge.toml", "acme"), ("deb/edge.toml", "default")])
+def test_the_examples_are_valid(name: str, tenant: str) -> None:
     config = read_config(Path(__file__).parents[3] / "deploy" / name, host="h")
-    assert config.tenant == "acme"
+    assert config.tenant == tenant
