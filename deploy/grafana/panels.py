@@ -377,6 +377,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             _quantiles("webhook_request_seconds", "name"), width=6,
         ),
     ),
+    "Registrar": (
+        Panel(
+            "Enrollment", "Machines that were enrolled, agents whose credentials were renewed, "
+            "and requests that were refused, by reason, per hour. `unavailable`: the registrar's "
+            "log says why.", "short",
+            ((f"3600 * {_rate('registrar_answers_total', 'outcome')}", "{{outcome}}"),), width=24,
+        ),
+    ),
     "Gateway": (
         Panel(
             "Gateway connections", "Open connections of clients, by door.", "short",
@@ -511,6 +519,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (
                 (_gauge("min", "worker_ready", "instance"), "{{instance}}"),
                 (_gauge("min", "webhook_ready", "instance"), "webhook {{instance}}"),
+                (_gauge("min", "registrar_ready", "instance"), "registrar {{instance}}"),
             ), width=6,
         ),
         Panel(

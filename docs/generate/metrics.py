@@ -1,5 +1,5 @@
-"""docs/reference/metrics.md: every metric of a worker, a webhook and a gateway, from their
-registries."""
+"""docs/reference/metrics.md: every metric of a worker, a webhook, a registrar and a gateway, from
+their registries."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from gateway.metrics import GatewayMetrics
+from natterjack.enrollment.metrics import RegistrarMetrics
 from natterjack.webhook.metrics import WebhookMetrics
 from worker.metrics import Metrics
 
@@ -23,7 +24,9 @@ LABELS = {
     "kind": "`interim`, `final`; of events also `turn`, `status`, `usage`",
     "outcome": "`closed`, `failed`: the session has ended. `handed_over`, `lost`, `busy` (an "
     "earlier session uses the key), `crashed` (an unexpected error of the worker): the session "
-    "returns to the queue. `rejected`: the request was invalid and is discarded",
+    "returns to the queue. `rejected`: the request was invalid and is discarded. Of a registrar: "
+    "`enrolled`, `renewed`, or why it "
+    "[refused](../how-to/enroll-edges.md#what-the-registrar-answers)",
     "agent": "name of an edge",
     "state": "of the queue: `waiting`, `leased`. Of edges: `running`, `ending`, `stopped`, "
     "`absent`, `other`",
@@ -80,8 +83,8 @@ class Metric(NamedTuple):
 
 @cache
 def metrics() -> tuple[Metric, ...]:
-    """All metrics of a worker, then those that only a webhook or a gateway has, in the order of
-    their registration."""
+    """All metrics of a worker, then those that only a webhook, a registrar or a gateway has, in the
+    order of their registration."""
     found: dict[str, Metric] = {}
     for collector in collectors():
         for family in collector.collect():
@@ -97,7 +100,8 @@ def metrics() -> tuple[Metric, ...]:
 def collectors() -> list[Collector]:
     """The collectors of all registries."""
     registries = (
-        Metrics(1).registry, WebhookMetrics("webhook").registry, GatewayMetrics().registry
+        Metrics(1).registry, WebhookMetrics("webhook").registry, RegistrarMetrics().registry,
+        GatewayMetrics().registry,
     )  # fmt: skip
     return [collector for one in registries for collector in one._collector_to_names]
 
@@ -124,10 +128,11 @@ def page() -> str:
                 "the metrics registries",
                 "Workers serve metrics in Prometheus' text format at `/metrics` on "
                 "`WORKER_HTTP_PORT` (9464), and `natterjack webhook` serves those named "
-                "`natterjack_webhook_...` on `WEBHOOK_HTTP_PORT` (9465), `natterjack-gateway` "
-                "those named `natterjack_gateway_...` on `GATEWAY_HTTP_PORT` (8080). The dashboard "
-                "is `deploy/grafana/natterjack.json`, and `deploy/prometheus/` has the rules of "
-                "the [alerts](alerts.md).\n\n"
+                "`natterjack_webhook_...` on `WEBHOOK_HTTP_PORT` (9465), `natterjack registrar` "
+                "those named `natterjack_registrar_...` on `REGISTRAR_HTTP_PORT` (9466), "
+                "`natterjack-gateway` those named `natterjack_gateway_...` on `GATEWAY_HTTP_PORT` "
+                "(8080). The dashboard is `deploy/grafana/natterjack.json`, and "
+                "`deploy/prometheus/` has the rules of the [alerts](alerts.md).\n\n"
                 "Metrics named `audio_..._seconds` count seconds of audio. Counters start at zero "
                 "with the process. No label has a session or a speaker. The first "
                 "`WORKER_METRICS_TENANTS` tenants have labels of their own; all others share "

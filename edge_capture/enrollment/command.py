@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Mapping
 
 from natterjack.enrollment.token import parse_token
@@ -62,11 +63,10 @@ async def run(flags: argparse.Namespace) -> int:
         raise UsageError("enroll needs a TOKEN: `natterjack edges invite` prints one")
     token, identity, machine = parse_token(text), Identity(settings.directory), read_machine()
     known = identity.read()
-    other = known is not None and known.machine.is_other(machine)
+    new_key = flags.new_key or (known is not None and known.machine.is_other(machine))
+    agent = flags.agent or (known.agent if known is not None and not new_key else None)
     try:
-        enrollment = await enroll(
-            token, identity, machine, agent=flags.agent, new_key=flags.new_key or other
-        )
+        enrollment = await enroll(token, identity, machine, agent=agent, new_key=new_key)
     except (EnrollmentRefused, BrokerUnreachable) as error:
         print(f"natterjack-edge enroll: {error}", file=sys.stderr)
         return 1
@@ -83,12 +83,27 @@ def _report(enrollment: Enrollment, identity: Identity) -> None:
     )
 
 
+def _enroll_again(text: str, identity: Identity, known: Enrollment) -> Enrollment:
+    """Enroll with the key and the name that this edge has, whose credentials have expired. It is
+    tried once: an edge without NATS still captures into its spool."""
+    try:
+        found = asyncio.run(
+            enroll(parse_token(text), identity, read_machine(), agent=known.agent, new_key=False)
+        )
+    except (EnrollmentRefused, BrokerUnreachable, UsageError) as error:
+        log.warning("the credentials have expired, and the token gives no new ones: %s", error)
+        return known
+    _report(found, identity)
+    return found
+
+
 def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]:
     """Return the settings of the enrolled identity that the environment `given` lacks, or nothing
     if there is none, or another user is set.
 
-    Enrolls first if a token is stored and this edge is not enrolled, or runs on a clone, unless the
-    command only examines. Raises: UsageError; EnrollmentRefused.
+    Enrolls first if a token is stored and this edge is not enrolled, or runs on a clone, or was
+    switched off until its credentials expired, unless the command only examines. Raises:
+    UsageError; EnrollmentRefused.
     """
     if flags.command in _OFFLINE:
         return {}
@@ -100,6 +115,8 @@ def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]
     identity = Identity(settings.directory)
     known, machine = identity.read(), read_machine()
     cloned = known is not None and known.machine.is_other(machine)
+    # What examines a machine changes nothing on it, and waits for no registrar.
+    examines = flags.command == "check" or getattr(flags, "check_config", False)
     if known is None or cloned:
         text = settings.stored_token()
         if text is None and known is None:
@@ -110,8 +127,7 @@ def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]
                 "clone (or its hardware was replaced): run `natterjack-edge enroll TOKEN`, or set "
                 "EDGE_TOKEN_FILE, and it gets one of its own"
             )
-        if flags.command == "check" or getattr(flags, "check_config", False):
-            # What examines a machine changes nothing on it, and waits for no registrar.
+        if examines:
             log.warning(
                 "this edge is not enrolled yet; its next start does that, or `natterjack-edge "
                 "enroll`"
@@ -123,6 +139,8 @@ def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]
             enroll_until(parse_token(text), identity, machine, agent=None, new_key=cloned)
         )
         _report(known, identity)
+    elif not examines and identity.expired(time.time()) and (again := settings.stored_token()):
+        known = _enroll_again(again, identity, known)
     found = {
         name: value
         for name, value in environment(known, identity).items()

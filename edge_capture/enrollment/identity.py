@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from natterjack.broker.login.credentials import jwt_expiry
 from natterjack.broker.login.jwt import Key, credentials, make_key, read_key
 from natterjack.errors import UsageError
 from natterjack.process.files import replace_text
@@ -57,6 +58,18 @@ class Identity:
             raise UsageError(
                 f"{self._enrollment} is damaged: remove {self.directory} and enroll again"
             ) from None
+
+    def expired(self, now: float) -> bool:
+        """Whether the credentials have expired, by this machine's clock; `now` is in seconds since
+        1970."""
+        try:
+            found = next(
+                line for line in self.creds.read_text().splitlines() if line.count(".") == 2
+            )
+            expiry = jwt_expiry(found)
+        except (OSError, ValueError, StopIteration):
+            return False  # whoever connects with them says what is wrong
+        return expiry is not None and expiry <= now
 
     def key(self, *, new: bool) -> Key:
         """Return the key to enroll: that of an enrollment that was interrupted, else, unless it is

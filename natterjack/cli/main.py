@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Sequence
 from importlib.metadata import version
 
+from natterjack.enrollment.settings import RegistrarSettings
 from natterjack.errors import BrokerError, NatterjackError, UsageError
 from natterjack.local.demo import demo
 from natterjack.local.up import DEFAULT_PORT, up
@@ -194,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         logs.configure(load(LogSettings, flags))
         if flags.command != "doctor":  # which has a line of its table for them
-            report_unknown({*MODELS, WebhookSettings, transcribe.EdgeUserSettings})
+            others = (WebhookSettings, RegistrarSettings, transcribe.EdgeUserSettings)
+            report_unknown({*MODELS, *others})
         if flags.command == "plugins":
             sys.exit(plugins.show(as_json=flags.json))
         if flags.command == "users":

@@ -30,10 +30,13 @@ _EDGE_SUBSCRIPTIONS = 1024
 
 
 def accounts(
-    users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS, others: Iterable[str] = ()
+    users: Sequence[User],
+    edge_connections: int = EDGE_CONNECTIONS,
+    others: Iterable[str] = (),
+    captions: Iterable[str] = (),
 ) -> dict[str, Any]:
     """The `accounts` section of nats-server's configuration, with accounts for the edges of the
-    tenants `others`, too.
+    tenants `others`, too; edges of the tenants `captions` may show captions.
 
     The edges of each tenant have an account of their own, with only the imports they need. They
     must not share the account that has the streams: a client that may publish to a stream chooses
@@ -42,7 +45,8 @@ def accounts(
     """
     edges = [user for user in users if user.role == "edge"]
     tenants = sorted({*(user.tenant for user in edges if user.tenant), *others})
-    readers = sorted({user.tenant for user in edges if user.tenant and user.captions})
+    allowed = {user.tenant for user in edges if user.tenant and user.captions}
+    readers = sorted({*allowed, *captions})
     sections: dict[str, Any] = {
         MAIN: {
             "jetstream": {"max_streams": _MAX_STREAMS, "max_consumers": _MAX_CONSUMERS},

@@ -15,6 +15,8 @@ MAX_USES = 5000
 """An invitation's record has the key of each machine that has used it: 300 KB at most."""
 MAX_REQUEST_BYTES = 4096
 _SUFFIX_LENGTH = 5
+CAPTIONS_TAG = "captions"
+"""The tag of a JWT that grants captions, followed by a colon and a kind of event."""
 
 Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
 PublicKey = Annotated[str, Field(pattern="^[A-Z2-7]{56}$")]
@@ -31,6 +33,8 @@ class Invitation(BaseModel):
     uses: int = Field(ge=1, le=MAX_USES)
     created_at: AwareDatetime
     expires_at: AwareDatetime
+    captions: bool = False
+    """Whether its edges may receive the text of the tenant's sessions while they speak."""
     withdrawn_at: AwareDatetime | None = None
     keys: tuple[PublicKey, ...] = ()
     """The keys that were enrolled with it. Each counts as one use."""
@@ -55,9 +59,10 @@ class AgentRecord(BaseModel):
     account: PublicKey
     invitation: PublicKey
     host: str = Field("", max_length=255)
+    captions: bool = False
     enrolled_at: AwareDatetime
     expires_at: AwareDatetime
-    """When its credentials expire, unless it renews them."""
+    """When the last of its credentials expire, unless it renews them."""
     revoked_at: AwareDatetime | None = None
 
 

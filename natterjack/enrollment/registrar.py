@@ -9,19 +9,21 @@ has used an invitation does not use it again, and keeps its name.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
 from natterjack.broker.connection import Broker
 from natterjack.broker.login.jwt import is_public_key, make_jwt
+from natterjack.broker.login.permissions import CAPTION_KINDS
 from natterjack.broker.login.reissue import RENEWED, TENANT
 from natterjack.errors import BrokerError, UsageError, first_problem
 from natterjack.subjects import ENROLL_PREFIX, RENEW_PREFIX
 from natterjack.telemetry.log import fields
 
 from .records import (
+    CAPTIONS_TAG,
     MAX_REQUEST_BYTES,
     AgentRecord,
     EnrollRequest,
@@ -54,11 +56,13 @@ class Refused(Exception):
 class Registrar:
     """Answers requests on one connection."""
 
-    def __init__(self, settings: RegistrarSettings, broker: Broker) -> None:
+    def __init__(
+        self, settings: RegistrarSettings, broker: Broker, count: Callable[[str], None]
+    ) -> None:
+        """`count` is called for each answer with `enrolled`, `renewed`, or why it refuses."""
         self._settings = settings
         self._store = Store(broker)
-        self.answers: Counter[str] = Counter()
-        """Answers, by `enrolled`, `renewed`, or why they were refused."""
+        self._count = count
 
     async def answer(self, subject: str, data: bytes) -> Reply:
         """Answer one request. `subject` ends with the key that the server has checked."""
@@ -84,12 +88,12 @@ class Registrar:
                 key, Refused("unavailable", "the registrar cannot answer now; its log says why")
             )
         else:
-            self.answers[outcome] += 1
+            self._count(outcome)
             log.info("agent %s", outcome, extra=fields(tenant=reply.tenant, agent=reply.agent))
         return reply
 
     def _refused(self, key: str, error: Refused) -> Reply:
-        self.answers[error.refusal] += 1
+        self._count(error.refusal)
         log.warning("refused: %s", error, extra=fields(key=key, refusal=error.refusal))
         return Reply(refusal=error.refusal, detail=str(error))
 
@@ -107,11 +111,12 @@ class Registrar:
             account=invitation.account,
             invitation=invited,
             host=request.host,
+            captions=invitation.captions,
             enrolled_at=datetime.now(UTC),
             expires_at=expires,
         )
         agent = await self._name(invitation.tenant, request, record)
-        return self._issue(invitation.tenant, agent, record)
+        return await self._issue(invitation.tenant, agent, record, expires)
 
     async def _use(self, invited: str, key: str) -> Invitation:
         """Count `key` as one use of the invitation, unless it is counted already."""
@@ -139,7 +144,8 @@ class Registrar:
                 found = await self._store.get(agent_key(tenant, name))
                 if not self._free(found, request.public_key):
                     break
-                if await self._store.put(agent_key(tenant, name), record, found.revision):
+                entry = _later(record, found.parse(AgentRecord))
+                if await self._store.put(agent_key(tenant, name), entry, found.revision):
                     return name
         raise Refused(
             "taken",
@@ -164,24 +170,37 @@ class Registrar:
             raise Refused("unknown", f"{request.tenant} has no agent {request.agent} of this key")
         if record.revoked_at is not None:
             raise Refused("revoked", _REVOKED)
-        renewed = record.model_copy(update={"expires_at": self._expiry()})
+        expires = self._expiry()
+        renewed = _later(record.model_copy(update={"expires_at": expires}), record)
         if not await self._store.put(entry, renewed, found.revision):
             raise Refused("unavailable", "the agent's record has just changed")
-        return self._issue(request.tenant, request.agent, renewed)
+        return await self._issue(request.tenant, request.agent, renewed, expires)
 
     # ---- signing ---------------------------------------------------------------------------------
 
     def _expiry(self) -> datetime:
         return datetime.now(UTC) + timedelta(hours=self._settings.lifetime_hours)
 
-    def _issue(self, tenant: str, agent: str, record: AgentRecord) -> Reply:
-        claims = {
-            "type": "user",
-            "issuer_account": record.account,
-            "tags": [RENEWED, f"{TENANT}{tenant}"],
-        }
+    async def _issue(
+        self, tenant: str, agent: str, record: AgentRecord, expires: datetime
+    ) -> Reply:
+        if (await self._store.get(revoked_key(record.public_key))).value:
+            # In the meantime. Whoever revokes a key reads when its credentials expire afterwards.
+            raise Refused("revoked", _REVOKED)
+        tags = [RENEWED, f"{TENANT}{tenant}"]
+        if record.captions:
+            tags += [f"{CAPTIONS_TAG}:{kind}" for kind in CAPTION_KINDS]
+        claims = {"type": "user", "issuer_account": record.account, "tags": tags}
         jwt = make_jwt(
             self._settings.signing_key(), record.public_key, claims,
-            name=agent, expires=record.expires_at.timestamp(),
+            name=agent, expires=expires.timestamp(),
         )  # fmt: skip
         return Reply(jwt=jwt, tenant=tenant, agent=agent)
+
+
+def _later(record: AgentRecord, before: AgentRecord | None) -> AgentRecord:
+    """Return the record with the later expiry, if both are of one key: the lifetime of credentials
+    may have been shortened in between."""
+    if before is None or before.public_key != record.public_key:
+        return record
+    return record.model_copy(update={"expires_at": max(record.expires_at, before.expires_at)})

@@ -1,4 +1,5 @@
-"""The process of `natterjack registrar`: its connection, its subscriptions and its end."""
+"""The process of `natterjack registrar`: its connection, its subscriptions, its HTTP port and its
+end."""
 
 from __future__ import annotations
 
@@ -7,18 +8,23 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import AsyncIterator
 
+from aiohttp import web
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from natterjack.broker.connection import Broker, connect
+from natterjack.broker.login.attempts import Attempts
 from natterjack.errors import NotAllowed, UsageError
 from natterjack.process.run import end_tasks
 from natterjack.process.signals import receiving, stop_signals
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import ENROLL_PREFIX, RENEW_PREFIX
+from natterjack.telemetry.http_port import HttpPort, alive, readiness, scrape
 from natterjack.telemetry.log import fields
 
+from .metrics import RegistrarMetrics
 from .registrar import Registrar
 from .settings import RegistrarSettings
 
@@ -33,7 +39,7 @@ async def run(settings: RegistrarSettings, broker_settings: BrokerSettings) -> i
 
     Raises: UsageError, BrokerError.
     """
-    key = settings.signing_key()  # before connecting
+    settings.signing_key()  # before connecting
     stopping = asyncio.Event()
 
     def stop(number: int) -> None:
@@ -42,53 +48,106 @@ async def run(settings: RegistrarSettings, broker_settings: BrokerSettings) -> i
             os._exit(128 + number)  # whoever asked asks again
         stopping.set()
 
+    process = _Process(settings)
     with receiving(stop_signals(), stop):
-        serving = asyncio.create_task(_serve(settings, broker_settings, key.public))
-        stopped = asyncio.create_task(stopping.wait())
-        try:
-            await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if serving.done():
-                serving.result()
-        finally:
-            await end_tasks([serving, stopped])
+        async with process.http():
+            serving = asyncio.create_task(process.serve(broker_settings))
+            stopped = asyncio.create_task(stopping.wait())
+            try:
+                await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if serving.done():
+                    serving.result()
+            finally:
+                await end_tasks([serving, stopped])
     return 0
 
 
-async def _serve(settings: RegistrarSettings, broker_settings: BrokerSettings, key: str) -> None:
-    """Connect, and answer requests until cancelled."""
-    while True:
-        # nats-py closes a connection permanently on some errors, such as expired credentials.
-        broker = await connect(broker_settings, name="natterjack-registrar")
+class _Process:
+    """The parts of the process, and whether it is ready."""
+
+    def __init__(self, settings: RegistrarSettings) -> None:
+        self._settings = settings
+        self._metrics = RegistrarMetrics()
+        self._metrics.ready.set_function(lambda: self._problem() is None)
+        self._attempts = Attempts()
+        self._broker: Broker | None = None
+        self._http = HttpPort(settings.http_host, settings.http_port, "REGISTRAR_HTTP_PORT")
+
+    @contextlib.asynccontextmanager
+    async def http(self) -> AsyncIterator[None]:
+        """Answer probes and Prometheus in the block."""
+
+        async def readyz(_: web.Request) -> web.Response:
+            return readiness(self._problem())
+
+        async def metrics(_: web.Request) -> web.Response:
+            return scrape(self._metrics.registry)
+
         try:
-            await _answer(Registrar(settings, broker), broker, key)
+            await self._http.start(
+                [
+                    web.get("/livez", alive),
+                    web.get("/readyz", readyz),
+                    web.get("/metrics", metrics),
+                ]
+            )
+            yield
         finally:
-            await broker.close()
+            await self._http.stop()
 
+    def _problem(self) -> str | None:
+        """Why no request is answered, or None."""
+        if self._broker is None or not self._broker.connected:
+            trouble = self._attempts.trouble
+            return f"no NATS: {trouble}" if trouble else "no NATS"
+        try:
+            self._settings.signing_key()
+        except UsageError as error:
+            return str(error)
+        return None
 
-async def _answer(registrar: Registrar, broker: Broker, key: str) -> None:
-    async def received(message: Msg) -> None:
-        reply = await registrar.answer(message.subject, message.data)
-        if message.reply:
-            with contextlib.suppress(NatsError):  # whoever asked asks again
-                await message.respond(reply.model_dump_json(exclude_none=True).encode())
+    async def serve(self, broker_settings: BrokerSettings) -> None:
+        """Connect, and answer requests until cancelled."""
+        log.info("waiting for NATS", extra=fields(http=self._http.address))
+        while True:
+            # nats-py closes a connection permanently on some errors, such as expired credentials.
+            broker = await connect(
+                broker_settings, name="natterjack-registrar", attempts=self._attempts
+            )
+            try:
+                await self._answer(broker)
+            finally:
+                self._broker = None
+                await broker.close()
 
-    refused: list[NotAllowed] = []
+    async def _answer(self, broker: Broker) -> None:
+        registrar = Registrar(self._settings, broker, self._metrics.count)
 
-    def note(refusal: NotAllowed) -> None:
-        refused.append(refusal)
+        async def received(message: Msg) -> None:
+            reply = await registrar.answer(message.subject, message.data)
+            if message.reply:
+                with contextlib.suppress(NatsError):  # whoever asked asks again
+                    await message.respond(reply.model_dump_json(exclude_none=True).encode())
 
-    broker.on_refusal.add(note)
-    try:
-        for prefix in (ENROLL_PREFIX, RENEW_PREFIX):
-            await broker.client.subscribe(f"{prefix}.*", queue=_QUEUE, cb=received)
-        await broker.client.flush()  # the server sends its refusals before the answer to this
-    finally:
-        broker.on_refusal.discard(note)
-    if refused:
-        raise UsageError(
-            f"{refused[0]}: set NATS_CREDS to the credentials of a user with the role registrar, "
-            "which `natterjack users add registrar` makes"
-        )
-    log.info("ready to enroll edges", extra=fields(signing_key=key))
-    while not broker.client.is_closed:  # noqa: ASYNC110 - nats-py has no event for it
-        await asyncio.sleep(_LOOK_S)
+        refused: list[NotAllowed] = []
+
+        def note(refusal: NotAllowed) -> None:
+            refused.append(refusal)
+
+        broker.on_refusal.add(note)
+        try:
+            for prefix in (ENROLL_PREFIX, RENEW_PREFIX):
+                await broker.client.subscribe(f"{prefix}.*", queue=_QUEUE, cb=received)
+            await broker.client.flush()  # the server sends its refusals before the answer to this
+        finally:
+            broker.on_refusal.discard(note)
+        if refused:
+            raise UsageError(
+                f"{refused[0]}: set NATS_CREDS to the credentials of a user with the role "
+                "registrar, which `natterjack users add registrar` makes"
+            )
+        self._broker = broker
+        key = self._settings.signing_key()
+        log.info("ready to enroll edges", extra=fields(signing_key=key.public))
+        while not broker.client.is_closed:  # noqa: ASYNC110 - nats-py has no event for it
+            await asyncio.sleep(_LOOK_S)

@@ -28,6 +28,10 @@ class RegistrarSettings(BaseSettings):
         gt=0,
         le=87_600,
     )
+    http_host: str = described("127.0.0.1", "address of the HTTP port")
+    http_port: int = described(
+        9466, "port of /livez /readyz /metrics; 0 picks a free one", ge=0, le=65535
+    )
 
     def signing_key(self) -> Key:
         """Read the key. Raises UsageError."""

@@ -27,6 +27,7 @@ NEWEST = ".".join(kubernetes_validate.latest_version().split(".")[:2])
 EVERYTHING: Document = {
     "edge": {"enabled": True, "args": ["devices"]},
     "webhook": {"enabled": True, "url": "https://crm.example.org/hook"},
+    "registrar": {"enabled": True, "auth": {"existingSecret": "users"}},
     "gateway": {
         "enabled": True,
         "tokens": {"existingSecret": "tokens"},

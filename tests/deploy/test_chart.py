@@ -157,7 +157,7 @@ def test_user_labels_and_annotations_never_replace_those_of_the_chart() -> None:
     values |= {"commonLabels": {"team": "all", name: "x"}, "commonAnnotations": {"a": "b"}}
     mine = {"podLabels": {"team": "mine", name: "y"},
             "podAnnotations": {"checksum/config": "z", "helm.sh/hook": "z", "a": "b"}}  # fmt: skip
-    for part in ("worker", "edge", "webhook", "gateway", "tests"):
+    for part in ("worker", "edge", "webhook", "registrar", "gateway", "tests"):
         values[part] = {**values.get(part, {}), **mine}
     put(values, "streams.job.podLabels", mine["podLabels"])
     put(values, "metrics.podMonitor.labels", mine["podLabels"])
@@ -165,11 +165,11 @@ def test_user_labels_and_annotations_never_replace_those_of_the_chart() -> None:
     for _, pod in pods(documents):
         labels = pod["metadata"]["labels"]
         assert (labels["team"], labels[name]) == ("mine", "natterjack")
-    for component in ("worker", "edge", "webhook", "gateway"):
+    for component in ("worker", "edge", "webhook", "registrar", "gateway"):
         workload = find(documents, "Deployment", component)["spec"]["template"]
         assert len(workload["metadata"]["annotations"]["checksum/config"]) == 64
         assert workload["metadata"]["annotations"]["a"] == "b"
-    for component in ("worker", "webhook", "gateway"):
+    for component in ("worker", "webhook", "registrar", "gateway"):
         assert find(documents, "PodMonitor", component)["metadata"]["labels"]["team"] == "mine"
     for component in ("worker", "gateway"):
         budget = find(documents, "PodDisruptionBudget", component)

@@ -72,7 +72,11 @@ def test_other_components_accept_additional_rules(component: str) -> None:
     assert find(documents, "NetworkPolicy", "edge")["spec"]["ingress"] == more
 
 
-def test_the_webhook_reaches_nats_and_public_addresses_or_the_named_ones() -> None:
+def test_registrars_reach_nats_and_webhooks_public_addresses_or_the_named_ones() -> None:
+    spec = find(rendered("registrar"), "NetworkPolicy", "registrar")["spec"]
+    assert [rule["ports"][0]["port"] for rule in spec["ingress"]] == [9466]
+    _, nats = spec["egress"]
+    assert [port["port"] for port in nats["ports"]] == [4222]
     spec = find(rendered("webhook"), "NetworkPolicy", "webhook")["spec"]
     assert [rule["ports"][0]["port"] for rule in spec["ingress"]] == [9465]
     *_, nats, receiver = spec["egress"]
@@ -104,7 +108,7 @@ def test_the_webhook_reaches_nats_and_public_addresses_or_the_named_ones() -> No
 )
 def test_policies_allow_the_ports_of_the_url(url: str, ports: list[int]) -> None:
     values = {**EVERYTHING, "nats": {"url": url}}
-    for component in ("worker", "edge", "webhook", "gateway", "streams", "test"):
+    for component in ("worker", "edge", "webhook", "registrar", "gateway", "streams", "test"):
         rule = find(render(values), "NetworkPolicy", component)["spec"]["egress"][1]
         assert [port["port"] for port in rule["ports"]] == ports
     values["networkPolicy"] = {"nats": {"ports": [4999]}}

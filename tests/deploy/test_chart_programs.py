@@ -13,6 +13,7 @@ from edge_capture.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from gateway.access import AccessSettings
 from gateway.settings import GatewaySettings
 from natterjack.broker.login.attempts import Attempts
+from natterjack.enrollment.settings import RegistrarSettings
 from natterjack.plugin.entry_points import available
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, load, variable
 from natterjack.webhook.settings import WebhookSettings
@@ -31,6 +32,7 @@ from .chart import (
     find,
     given,
     pods,
+    refused,
     render,
     rendered,
     settings_of,
@@ -50,6 +52,7 @@ MODELS: dict[str, list[type[BaseSettings]]] = {
     "streams": [*COMMON, StreamSettings],
     "edge": [*COMMON, EdgeSettings, DeliverySettings, SpoolSettings],
     "webhook": [*COMMON, WebhookSettings],
+    "registrar": [*COMMON, RegistrarSettings],
     "gateway": [*COMMON, GatewaySettings, AccessSettings],
     "test": [*COMMON, EdgeSettings],
 }
@@ -199,12 +202,14 @@ def test_each_role_gets_only_its_own_credentials(kind: str) -> None:
         keys[component] = [volume["secretName"], *(item["key"] for item in volume["items"])]
         mount = next(m for m in container(pod)["volumeMounts"] if m["name"] == "nats-user")
         path = f"{mount['mountPath']}/{volume['items'][0]['path']}"
-        assert given(documents, component)[f"NATS_{kind.upper()}"] == path
+        expected = "creds" if component == "registrar" else kind  # its broker has JWTs
+        assert given(documents, component)[f"NATS_{expected.upper()}"] == path
     assert keys == {
         "worker": ["users", "worker.nk"],
         "streams": ["users", "operator.nk"],
         "edge": ["users", "edge_default_cluster.nk"],
         "webhook": ["users", "subscriber_webhook.nk"],
+        "registrar": ["users", "registrar.creds"],
         "gateway": ["users", "gateway.nk"],
         "test": ["users", "edge_helm-test_test.nk"],
     }
@@ -223,7 +228,23 @@ def test_only_a_rolling_update_has_limits() -> None:
     assert strategy({"rollingUpdate": bounds}) == {"type": "RollingUpdate", "rollingUpdate": bounds}
 
 
-def test_the_image_of_workers_can_run_the_webhook() -> None:
+def test_only_a_registrar_has_the_signing_key() -> None:
+    documents = render(EVERYTHING)
+    holders = [
+        name
+        for name, pod in pods(documents)
+        if any(v.get("secret", {}).get("secretName") == "natterjack-registrar"
+               for v in pod["spec"]["volumes"])
+    ]  # fmt: skip
+    assert holders == ["r-natterjack-registrar"]
+    assert settings_of(rendered("registrar"), "registrar")["NATS_INBOX_PREFIX"] == (
+        "_INBOX_registrar"
+    )
+    assert "registrar.creds" in refused({"registrar": {"enabled": True}})
+
+
+@pytest.mark.parametrize("program", ["webhook", "registrar"])
+def test_the_image_of_workers_can_run_the_other_programs(program: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert set(extras["webhook"]) <= set(extras["worker"])
+    assert set(extras[program]) <= set(extras["worker"])

@@ -68,6 +68,10 @@ MAY_BE_EMPTY = {
         "there is no webhook",
     ),
     **dict.fromkeys(
+        (title for title, expression in QUERIES if "natterjack_registrar_" in expression),
+        "there is no registrar",
+    ),
+    **dict.fromkeys(
         (title for title, expression in QUERIES if "natterjack_gateway_" in expression),
         "there is no gateway",
     ),
@@ -124,6 +128,7 @@ def test_the_dashboard_can_be_provisioned() -> None:
         "Money",
         "Voice",
         "Webhook",
+        "Registrar",
         "Gateway",
         "Edges",
         "Process",

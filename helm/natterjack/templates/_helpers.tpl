@@ -85,7 +85,8 @@ imagePullSecrets:
 {{- with coalesce .auth.existingSecret .root.Values.nats.auth.existingSecret }}{{ . }}{{ end -}}
 {{- end -}}
 
-{{- /* Settings of the NATS connection: dict "root" $ "auth" ... "at" (path of the auth value) */ -}}
+{{- /* Settings of the NATS connection: dict "root" $ "auth" ... "at" (path of the auth value)
+"kind" (of credentials, if not nats.auth.kind) */ -}}
 {{- define "natterjack.natsSettings" -}}
 {{- $nats := .root.Values.nats -}}
 {{- if contains "@" $nats.url -}}
@@ -93,7 +94,7 @@ imagePullSecrets:
 {{- end -}}
 NATS_URL: {{ $nats.url | quote }}
 {{- if include "natterjack.natsSecret" . }}
-NATS_{{ upper $nats.auth.kind }}: "/etc/natterjack/nats/user/credentials"
+NATS_{{ upper (coalesce .kind $nats.auth.kind) }}: "/etc/natterjack/nats/user/credentials"
 {{- end }}
 {{- if .auth.inboxPrefix }}
 NATS_INBOX_PREFIX: {{ .auth.inboxPrefix | quote }}
@@ -277,6 +278,16 @@ WEBHOOK_HTTP_PORT: "9465"
 {{- if .Values.caBundle.existingConfigMap }}
 SSL_CERT_FILE: "/etc/natterjack/ca/ca.crt"
 {{- end }}
+{{- end -}}
+
+{{- /* A registrar always has a credentials file: its broker has JWTs. */ -}}
+{{- define "natterjack.registrar.settings" -}}
+REGISTRAR_SIGNING_KEY_FILE: "/etc/natterjack/registrar/signing-key"
+REGISTRAR_LIFETIME_HOURS: {{ int64 .Values.registrar.lifetimeHours | toString | quote }}
+REGISTRAR_HTTP_HOST: {{ .Values.worker.httpHost | quote }}
+REGISTRAR_HTTP_PORT: "9466"
+{{ include "natterjack.natsSettings" (dict "root" . "auth" .Values.registrar.auth "at" "registrar.auth" "kind" "creds") }}
+{{ include "natterjack.logSettings" . }}
 {{- end -}}
 
 {{- define "natterjack.gateway.settings" -}}

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from natterjack.broker.roles import User
+from natterjack.enrollment.records import CAPTIONS_TAG
 from natterjack.enrollment.token import inbox_of
-from natterjack.subjects import ENROLL_PREFIX, RENEW_PREFIX
+from natterjack.subjects import ENROLL_PREFIX, RENEW_PREFIX, TRANSCRIPT_PREFIX
 
 from ..users_config import MAIN, accounts, edge_account
 
@@ -16,19 +17,23 @@ SYSTEM, ENROLLMENT, EDGE_PREFIX = "SYS", "ENROLL", "EDGE_"
 FOREVER = 4_102_444_800
 """The year 2100: a revoked key is refused whenever its JWT was issued."""
 _NAME, _ENROLLED = "name-of-the-agent", "{{name()}}"
+_CAPTIONS = f"{{{{tag({CAPTIONS_TAG})}}}}"
 _UNLIMITED = dict.fromkeys(
     ("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1
 )  # fmt: skip
 _STORAGE = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
 _INVITED_CONNECTIONS, _INVITED_SUBSCRIPTIONS = 1024, 8
 _INVITED_PAYLOAD = 8192
+_CLOCKS_S = 86_400
 _UNIT_NS = {"m": 60_000_000_000, "s": 1_000_000_000}
 
 
-def sections(users: Sequence[User], tenants: Iterable[str], connections: int) -> dict[str, Any]:
+def sections(
+    users: Sequence[User], tenants: Iterable[str], connections: int, captions: Iterable[str] = ()
+) -> dict[str, Any]:
     """The `accounts` of nats-server's configuration, with those of `tenants` and what enrollment
-    needs."""
-    found = accounts(users, connections, tenants)
+    needs. Those of `captions` have edges that show captions."""
+    found = accounts(users, connections, tenants, captions)
     main = found[MAIN]
     main["exports"] = [
         *main.get("exports", ()),
@@ -86,6 +91,20 @@ def account_claims(
     return claims
 
 
+def read_revoked(keys: Any) -> dict[str, float]:
+    """Return the refused keys of an account, and until when each is, from what is stored: earlier
+    versions stored the keys alone. Raises TypeError, ValueError, AttributeError."""
+    if isinstance(keys, list):
+        return dict.fromkeys(map(str, keys), float(FOREVER))
+    return {str(key): float(until) for key, until in keys.items()}
+
+
+def still_revoked(keys: Mapping[str, float], now: float) -> dict[str, float]:
+    """Return those of `keys` that may have a JWT which has not expired. The clocks of servers may
+    differ by a day."""
+    return {key: until for key, until in sorted(keys.items()) if now < until + _CLOCKS_S}
+
+
 def _export(entry: Mapping[str, Any]) -> dict[str, Any]:
     kind, subject = _kind(entry)
     return {"name": subject, "subject": subject, "type": kind}
@@ -111,10 +130,16 @@ def permission_claims(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**claims, "subs": -1, "data": -1, "payload": -1}
 
 
-def edge_template(tenant: str) -> dict[str, Any]:
+def edge_template(tenant: str, *, captions: bool = False) -> dict[str, Any]:
     """Return the permissions of each edge that a registrar lets in: those of the role, and its own
-    renewals. nats-server puts in the name and the key."""
+    renewals. nats-server puts in the name and the key.
+
+    With `captions`, also those of `natterjack-edge --captions`, for edges whose JWT has the tags:
+    nats-server leaves out a subject for whose tag there is no value.
+    """
     config = User("edge", _NAME, tenant).permissions().config()
+    if captions:
+        config["subscribe"]["allow"].append(f"{TRANSCRIPT_PREFIX}.{tenant}.*.*.{_CAPTIONS}")
     config["publish"]["allow"].append(f"{RENEW_PREFIX}.{{{{subject()}}}}")
     for direction in ("publish", "subscribe"):
         config[direction]["allow"] = [

@@ -8,6 +8,7 @@ of each user, and `edges.nk`, which is the registrar's. nats-server needs none o
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,24 +27,28 @@ from natterjack.broker.login.jwt import (
 from natterjack.broker.roles import User
 from natterjack.errors import UsageError
 from natterjack.process.files import replace_text
+from natterjack.subjects import check_token
 
 from ..users_config import durables, edge_account
 from .claims import (
     EDGE_PREFIX,
     ENROLLMENT,
+    FOREVER,
     SYSTEM,
     account_claims,
     account_of,
     edge_template,
     invited_claims,
     permission_claims,
+    read_revoked,
     scope,
     sections,
+    still_revoked,
 )
 
 FOLDER = "jwt"
 _OPERATOR, _EDGES, _SYSTEM_USER = "operator", "edges", "system"
-_REVOKED = "revoked.json"
+_REVOKED, _CAPTIONS = "revoked.json", "captions.json"
 _TENANT_KEYS, _SIGNERS = "accounts", "signers"
 SYSTEM_INBOX = "_INBOX_system"
 RESOLVER_DIR = "data/jwt"
@@ -96,23 +101,44 @@ class SignedDirectory:
         found = (self._folder / _TENANT_KEYS).glob(f"{EDGE_PREFIX}*.nk")
         return sorted(path.stem.removeprefix(EDGE_PREFIX) for path in found)
 
+    def allow_captions(self, tenant: str) -> None:
+        """Let invitations of a tenant grant captions. Idempotent."""
+        tenants = sorted({*self._caption_tenants(), tenant})
+        replace_text(self._folder / _CAPTIONS, json.dumps(tenants) + "\n", mode=0o600)
+
+    def _caption_tenants(self) -> list[str]:
+        path = self._folder / _CAPTIONS
+        try:
+            return [check_token("tenant", tenant) for tenant in json.loads(path.read_text())]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError) as error:
+            raise UsageError(f"{path} cannot be read: {error}") from None
+
     # ---- revocation ------------------------------------------------------------------------------
 
-    def revoked(self) -> dict[str, list[str]]:
-        """Return the keys that are refused, by account."""
+    def revoked(self) -> dict[str, dict[str, float]]:
+        """Return the keys that are refused, by account, and until when, in seconds since 1970."""
         path = self._folder / _REVOKED
         try:
             content = json.loads(path.read_text())
-            return {str(name): list(map(str, keys)) for name, keys in content.items()}
+            found = {str(name): read_revoked(keys) for name, keys in content.items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UsageError(f"{path} cannot be read: {error}") from None
+        return {name: still_revoked(keys, time.time()) for name, keys in found.items()}
 
-    def revoke(self, account: str, keys: Iterable[str]) -> None:
-        """Remember that `keys` are refused in an account, from the next push on."""
+    def revoke(self, account: str, keys: Iterable[str], until: float = FOREVER) -> None:
+        """Remember that `keys` are refused in an account, from the next push on.
+
+        `until`, in seconds since 1970, is when the last JWT of these keys has expired: later, NATS
+        refuses them without being told, and the account's JWT need not list them.
+        """
         found = self.revoked()
-        found[account] = sorted({*found.get(account, ()), *keys})
+        known = found.setdefault(account, {})
+        for key in keys:
+            known[key] = max(until, known.get(key, 0))
         replace_text(self._folder / _REVOKED, json.dumps(found, indent=2) + "\n", mode=0o600)
 
     # ---- what is made of it ----------------------------------------------------------------------
@@ -123,7 +149,8 @@ class SignedDirectory:
 
     def accounts(self, users: Sequence[User], connections: int) -> dict[str, str]:
         """Return the JWT of each account, by its public key. One that says nothing new is kept."""
-        found = sections(users, self._tenants(), connections)
+        captions = self._caption_tenants()
+        found = sections(users, self._tenants(), connections, captions)
         keys = {name: self.account_key(name) for name in found}
         public = {name: key.public for name, key in keys.items()}
         operator, revoked = self._key(f"{_OPERATOR}.nk", OPERATOR), self.revoked()
@@ -132,7 +159,8 @@ class SignedDirectory:
         for name, section in found.items():
             scopes = list(self._scopes(name, users))
             if name.startswith(EDGE_PREFIX):
-                template = edge_template(name.removeprefix(EDGE_PREFIX))
+                tenant = name.removeprefix(EDGE_PREFIX)
+                template = edge_template(tenant, captions=tenant in captions)
                 scopes.append(scope(edges, "edge", template))
             claims = account_claims(section, public, scopes, revoked.get(name, ()))
             path = self._folder / _TENANT_KEYS / f"{name}.jwt"

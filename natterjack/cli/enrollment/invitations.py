@@ -14,7 +14,14 @@ from natterjack.broker.buckets import broker_of, store_of
 from natterjack.broker.connection import Broker
 from natterjack.broker.login.jwt import make_key
 from natterjack.enrollment.records import MAX_USES, AgentRecord, Invitation
-from natterjack.enrollment.store import Found, Store, agent_key, invitation_key, revoked_key
+from natterjack.enrollment.store import (
+    Found,
+    ModelT,
+    Store,
+    agent_key,
+    invitation_key,
+    revoked_key,
+)
 from natterjack.enrollment.token import Token
 from natterjack.errors import BrokerUnreachable, NatterjackError, UsageError
 from natterjack.process.files import locked
@@ -56,6 +63,12 @@ def add_to(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--hours", type=number(1, _MAX_HOURS), default=24,
         help="hours until the token expires (default: 24)",
     )  # fmt: skip
+    inviting.add_argument(
+        "--captions",
+        action="store_true",
+        help="the edges may also receive the text of all sessions of the tenant while they speak, "
+        "for `natterjack-edge --captions`",
+    )
     inviting.add_argument(
         "--url", help="URL of NATS as the machines see it (default: that of this command)"
     )
@@ -104,6 +117,8 @@ async def _invite(flags: argparse.Namespace) -> None:
     with locked(flags.dir):
         if signed.used:
             signed.add_tenant(flags.tenant)
+            if flags.captions:
+                signed.allow_captions(flags.tenant)
         jwts = write_accounts(flags.dir)
     await push(jwts, signed.system_credentials, settings)
     key, now = make_key(), datetime.now(UTC)
@@ -111,6 +126,7 @@ async def _invite(flags: argparse.Namespace) -> None:
         tenant=flags.tenant,
         account=signed.account_key(edge_account(flags.tenant)).public,
         uses=flags.uses,
+        captions=flags.captions,
         created_at=now,
         expires_at=now + timedelta(hours=flags.hours),
     )
@@ -145,22 +161,28 @@ def _certificates(file: Path | None) -> str:
 # ---- invitations ---------------------------------------------------------------------------------
 
 
-async def _read(broker: Broker) -> dict[str, Invitation]:
-    """Return all invitations by their public keys, oldest first."""
-    prefix = streams.bucket_subject(streams.ENROLLMENTS_BUCKET, invitation_key(""))
+async def _read(broker: Broker, model: type[ModelT], keys: str) -> dict[str, ModelT]:
+    """Return all entries whose keys begin with `keys`, by the rest of their keys."""
+    prefix = streams.bucket_subject(streams.ENROLLMENTS_BUCKET, keys)
     async with store_of(broker, f"KV_{streams.ENROLLMENTS_BUCKET}") as store:
         stored = await store.read_all(f"{prefix}*")
     found = {}
     for message in stored:
-        invitation = Found(message.data, message.sequence).parse(Invitation)
-        if invitation is not None:
-            found[message.subject.removeprefix(prefix)] = invitation
+        entry = Found(message.data, message.sequence).parse(model)
+        if entry is not None:
+            found[message.subject.removeprefix(prefix)] = entry
+    return found
+
+
+async def _invitations(broker: Broker) -> dict[str, Invitation]:
+    """Return all invitations by their public keys, oldest first."""
+    found = await _read(broker, Invitation, invitation_key(""))
     return dict(sorted(found.items(), key=lambda item: item[1].created_at))
 
 
 async def _list(flags: argparse.Namespace) -> None:
     async with broker_of(flags, "natterjack edges invitations") as broker:
-        found = await _read(broker)
+        found = await _invitations(broker)
     now = datetime.now(UTC)
     if flags.json:
         shown = [
@@ -185,7 +207,7 @@ def _state(invitation: Invitation, now: datetime) -> str:
 
 async def _withdraw(flags: argparse.Namespace) -> None:
     async with broker_of(flags, "natterjack edges withdraw") as broker:
-        found = [key for key in await _read(broker) if key.startswith(flags.invitation)]
+        found = [key for key in await _invitations(broker) if key.startswith(flags.invitation)]
         if len(found) != 1:
             what = "no" if not found else "more than one"
             raise NotFound(f"{what} invitation begins with {flags.invitation}")
@@ -222,9 +244,17 @@ async def _revoke(flags: argparse.Namespace) -> None:
                 await store.put(refused, revoked, 0)
             if await store.put(entry, revoked, found.revision):
                 break
+        until = max(
+            one.expires_at.timestamp()
+            for one in (
+                revoked,
+                *(await _read(broker, AgentRecord, agent_key(tenant, ""))).values(),
+            )
+            if one.public_key == record.public_key  # which may have had another name before
+        )
     with locked(flags.dir):
         write_accounts(flags.dir)
-        signed.revoke(edge_account(tenant), [record.public_key])
+        signed.revoke(edge_account(tenant), [record.public_key], until)
         jwts = write_accounts(flags.dir)
     await push(jwts, signed.system_credentials, settings)
     print(f"{agent}: revoked; the broker has disconnected it, and the name is free")

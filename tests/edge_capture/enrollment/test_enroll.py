@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import IO
@@ -24,6 +25,7 @@ from edge_capture.enrollment.machine import Machine, read_machine
 from edge_capture.errors import EnrollmentRefused
 from natterjack.broker import streams
 from natterjack.broker.connection import connected
+from natterjack.broker.login.credentials import Credentials
 from natterjack.broker.login.jwt import ACCOUNT, make_jwt, make_key, read_claims
 from natterjack.enrollment.records import Invitation, Reply
 from natterjack.enrollment.store import Store, invitation_key
@@ -31,6 +33,7 @@ from natterjack.enrollment.token import Token, parse_token
 from natterjack.errors import BrokerUnreachable
 from natterjack.settings import BrokerSettings, StreamSettings
 from tests.natterjack.cli.commands import Command
+from tests.natterjack.cli.ports import get
 from tests.natterjack.enrollment.signed import SignedServer
 from tests.waiting import bound, soon, until
 
@@ -103,7 +106,10 @@ async def check_speaks_for_itself_alone(server: SignedServer, creds: Path) -> No
     """Assert that the edge acme.hall may report as no other edge, and answer for none."""
     refused: set[str] = set()
     foreign = {"$KV.stt_edges.acme.desk", "$KV.stt_edges.other.hall", "stt.edge.acme.desk.token"}
-    heard = {"stt.edge.acme.desk", "stt.edge.other.hall", "stt.edge.acme.*"}
+    heard = {
+        "stt.edge.acme.desk", "stt.edge.other.hall", "stt.edge.acme.*",
+        "stt.transcript.acme.*.*.final",
+    }  # fmt: skip
     async with connected(BrokerSettings(url=server.url, creds=creds), name="test") as broker:
         broker.on_refusal.add(lambda refusal: refused.add(refusal.subject))
         for subject in foreign:
@@ -160,6 +166,9 @@ async def test_an_invited_machine_captures_until_it_is_revoked(
             done = await server.edges("revoke", "hall", "--tenant", "acme")
             assert done.status == 0, done
             await capturing.says("Authentication Revoked")
+        held = Credentials(BrokerSettings(creds=identity / "edge.creds")).read()
+        refused = json.loads((server.users / "jwt" / "revoked.json").read_text())["EDGE_acme"]
+        assert list(refused.values()) == [pytest.approx(held.expires, abs=1)]
         again = await server.edges("revoke", "nobody", "--tenant", "acme")
         assert (again.status, "no enrolled agent nobody" in again.errors) == (1, True)
         with pytest.raises(EnrollmentRefused, match="--new-key"):
@@ -171,7 +180,7 @@ async def test_an_invited_machine_captures_until_it_is_revoked(
 
 
 async def test_tokens_that_open_nothing(server: SignedServer, tmp_path: Path) -> None:
-    async with registrar(server):
+    async with registrar(server) as running:
         withdrawn = await server.invite("--uses", "2")
         await enrolled(withdrawn, tmp_path / "a")
         key = parse_token(withdrawn).public_key
@@ -194,6 +203,12 @@ async def test_tokens_that_open_nothing(server: SignedServer, tmp_path: Path) ->
         taken = await server.invite()
         with pytest.raises(EnrollmentRefused, match="has an agent desk"):
             await enrolled(taken, tmp_path / "f", "desk")
+
+        assert await get(running, "/readyz") == (200, "ok\n")
+        _, metrics = await get(running, "/metrics")
+        for outcome, number in {"enrolled": 3, "withdrawn": 1, "used_up": 1, "taken": 1}.items():
+            line = f'natterjack_registrar_answers_total{{outcome="{outcome}"}} {number}.0'
+            assert line in metrics
 
 
 async def _enroll(token: Token, directory: Path) -> Enrollment:
@@ -334,6 +349,35 @@ def _feed(stdin: IO[bytes], done: threading.Event) -> int:
             seconds += 1
         stdin.close()
     return seconds
+
+
+async def test_a_machine_that_was_off_too_long_enrolls_again_by_itself(
+    server: SignedServer, tmp_path: Path
+) -> None:
+    identity = tmp_path / "identity"
+    token = await server.invite("--captions", "--uses", "2", tenant="theater")
+    async with registrar(server, REGISTRAR_LIFETIME_HOURS=str(0.2 / 3600)):
+        first = await enrolled(token, identity, "stage", machine=read_machine())
+    await until(lambda: Identity(identity).expired(time.time()), "the credentials have expired")
+    async with registrar(server):
+        capture = ("file", str(wav(tmp_path / "a.wav", 1)), "--conversation", "f")
+        with edge(tmp_path, identity, *capture, "--speed", "max", EDGE_TOKEN=token) as again:
+            assert await again.exit_code() == 0, again.stderr
+    assert Identity(identity).read() == first
+    assert not Identity(identity).expired(time.time())
+    assert await used(server, token) == 1
+    # Its invitation grants captions, and no stored text.
+    events = {
+        f"stt.transcript.theater.*.*.{kind}" for kind in ("interim", "final", "turn", "usage")
+    }
+    refused: set[str] = set()
+    settings = BrokerSettings(url=server.url, creds=identity / "edge.creds")
+    async with connected(settings, name="test") as broker:
+        broker.on_refusal.add(lambda refusal: refused.add(refusal.subject))
+        for subject in events:
+            await broker.client.subscribe(subject)
+        allowed = {subject for subject in events if subject.endswith(("interim", "final"))}
+        await until(lambda: refused == events - allowed, "the broker refuses the others")
 
 
 async def test_a_clone_enrolls_anew(server: SignedServer, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ USERS = ("operator", "worker", "registrar")
 class SignedServer(NatsServer):
     """A server in operator mode. `home` has its configuration, its data and the users."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, signed: bool = True) -> None:
+        """Without `signed`, the users have NKeys until `natterjack users config --jwt`."""
         super().__init__(home / "data", extra_arguments=("-c", str(home / "nats.conf")))
         self.home = home
         self.users = home / "users"
@@ -25,8 +26,9 @@ class SignedServer(NatsServer):
             'jetstream { store_dir: "data" }\nauthorization { timeout: 5 }\n'
             'include "users/users.conf"\n'
         )
+        jwt = ["--jwt"] if signed else []
         for number, role in enumerate(USERS):
-            made = run("users", "add", "--dir", str(self.users), role, *["--jwt"][number:])
+            made = run("users", "add", "--dir", str(self.users), role, *jwt[number:])
             assert made.status == 0, made
 
     def store_arguments(self) -> tuple[str | Path, ...]:
@@ -72,6 +74,7 @@ class SignedServer(NatsServer):
             folder="",
             **self.environment("registrar"),
             REGISTRAR_SIGNING_KEY_FILE=str(self.users / "jwt" / "edges.nk"),
+            REGISTRAR_HTTP_PORT="0",
             NATTERJACK_LOG_FORMAT="json",
             **settings,
         )

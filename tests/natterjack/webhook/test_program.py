@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 from nats.errors import Error as NatsError
 
@@ -25,6 +23,7 @@ from tests.nats_server import NatsServer
 from tests.waiting import soon, until
 
 from ..cli.commands import Command, run, run_async
+from ..cli.ports import get
 from ..consume.events import ServerWithUsers
 from .events import by_session, final, interleaved, publish, status
 from .receiver import SECRET, Receiver, always
@@ -57,13 +56,6 @@ def environment(
 
 def webhook(environment: dict[str, str]) -> Command:
     return Command("webhook", terminal=False, folder="", **environment)
-
-
-async def get(command: Command, path: str) -> tuple[int, str]:
-    """Ask the command's HTTP port, whose address is in its log."""
-    found = await until(lambda: re.search(r'"http": "(http:[^"]+)"', command.errors), "its address")
-    async with aiohttp.ClientSession() as http, http.get(f"{found[1]}{path}") as response:
-        return response.status, await response.text()
 
 
 async def ready(command: Command) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from natterjack.broker.login.jwt import read_claims, same_claims
+from natterjack.broker.login.permissions import CAPTION_KINDS
 from natterjack.broker.roles import User
 from natterjack.cli.enrollment.claims import edge_template, permission_claims
 from natterjack.cli.enrollment.directory import SignedDirectory
@@ -43,6 +45,28 @@ def test_an_edge_that_enrolls_has_the_rights_of_one_that_is_configured() -> None
     filled = json.loads(json.dumps(edge_template("acme")).replace("{{name()}}", "pi"))
     assert filled["pub"]["allow"].pop() == "stt.renew.{{subject()}}"
     assert filled == configured
+
+
+def test_captions_are_for_edges_with_the_tag_and_tenants_with_the_imports(tmp_path: Path) -> None:
+    users(tmp_path, "add", "worker", "--jwt")
+    signed = SignedDirectory(tmp_path)
+    for tenant in ("acme", "other"):
+        signed.add_tenant(tenant)
+    signed.allow_captions("acme")
+    users(tmp_path, "config")
+    found = accounts(tmp_path)
+    shown = {f"stt.transcript.acme.*.*.{kind}" for kind in CAPTION_KINDS}
+    assert shown == imported(found["EDGE_acme"]) - {
+        subject.replace("other", "acme") for subject in imported(found["EDGE_other"])
+    }
+    plain, captions = edge_template("acme"), edge_template("acme", captions=True)
+    assert set(captions["sub"]["allow"]) - set(plain["sub"]["allow"]) == {
+        "stt.transcript.acme.*.*.{{tag(captions)}}"
+    }
+
+
+def imported(account: dict[str, object]) -> set[str]:
+    return {each["subject"] for each in account["imports"]}  # type: ignore[attr-defined]
 
 
 def test_users_of_a_directory_move_to_jwts_and_keep_their_keys(tmp_path: Path) -> None:
@@ -84,6 +108,26 @@ def test_removed_users_and_old_keys_are_refused(tmp_path: Path) -> None:
     roles = [each["role"] for each in accounts(tmp_path)["STT"]["signing_keys"]]  # type: ignore[attr-defined]
     assert roles == ["worker"]
     assert not (tmp_path / "gateway.creds").exists()
+
+
+def test_a_revoked_key_is_forgotten_when_its_credentials_have_expired(tmp_path: Path) -> None:
+    users(tmp_path, "add", *EVERYBODY[3], "--jwt")
+    signed = SignedDirectory(tmp_path)
+    now, day = time.time(), 86_400
+    file = tmp_path / "jwt" / "revoked.json"
+    file.write_text('{"EDGE_acme": ["OLD"]}')  # as it was stored at first
+    signed.revoke("EDGE_acme", ["LATER"], now + 90 * day)
+    signed.revoke("EDGE_acme", ["JUST"], now - day / 2)
+    signed.revoke("EDGE_acme", ["GONE"], now - 2 * day)
+    signed.revoke("EDGE_acme", ["LATER"], now)  # not sooner than was known
+    signed.revoke("STT", ["USER"])
+    users(tmp_path, "config")
+    found = accounts(tmp_path)
+    assert set(found["EDGE_acme"]["revocations"]) == {"OLD", "LATER", "JUST"}  # type: ignore[call-overload]
+    assert set(found["STT"]["revocations"]) == {"USER"}  # type: ignore[call-overload]
+    assert "GONE" not in file.read_text()
+    stored = json.loads(file.read_text())["EDGE_acme"]
+    assert stored["LATER"] == pytest.approx(now + 90 * day)
 
 
 def test_the_chart_of_nats_gets_a_resolver(tmp_path: Path) -> None:
