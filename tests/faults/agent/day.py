@@ -45,7 +45,7 @@ RATE = 4000
 _HOUR = 3600
 _SAMPLES = 20
 """How often memory is looked at."""
-_FLAT_BYTES = 2_000_000
+_FLAT_BYTES = 5_000_000
 """By how much memory may grow over the last three quarters of a day."""
 _MAX_LINES = 200
 """Log lines of a day."""
