@@ -127,4 +127,5 @@ async def test_another_voice_goes_on_between_two_words(broker: Broker, start: St
     }
     counts = tones.compare(WORDS[:40], player.words)
     # Where the published audio ends in the text is estimated from the pace of earlier phrases.
-    assert (counts.lost + counts.doubled, counts.out_of_order) <= (1, 0), player.words
+    heard = " ".join(player.words)
+    assert (counts.lost + counts.doubled, counts.out_of_order) <= (1, 0), heard
