@@ -67,7 +67,7 @@ async def test_an_agent_of_several_sources_renews_what_it_enrolled_with(
             edge = Edge(tmp_path / "edge", arguments, environment, subprocess.DEVNULL)
             try:
                 await counter.write(50)
-                await edge.says("the registrar has renewed the credentials", 60)
+                await edge.says("the registrar has renewed the credentials", 200)
                 edge.process.send_signal(signal.SIGTERM)
                 assert await edge.exit_code() == 0, edge.stderr
             finally:
