@@ -358,12 +358,12 @@ def make_leftover(backlog: SpooledBacklog, settings: DeliverySettings) -> Chain:
 def make_publisher(backlog: Backlog, settings: DeliverySettings) -> Publisher:
     """Create a session's publisher, whose rate limit includes what an earlier run has sent."""
     rate_limit = TokenBucket(
-        settings.burst_seconds,
-        settings.catch_up_rate,
-        spent_seconds=backlog.sent_seconds,
-        ago_s=backlog.sent_ago_s,
+        settings.burst_seconds, settings.catch_up_rate,
+        spent_seconds=backlog.sent_seconds, ago_s=backlog.sent_ago_s,
+    )  # fmt: skip
+    return Publisher(
+        backlog, window_chunks=settings.window_chunks, rate_limit=rate_limit, unhurried=True
     )
-    return Publisher(backlog, window_chunks=settings.window_chunks, rate_limit=rate_limit)
 
 
 def _spec(

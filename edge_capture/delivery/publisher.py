@@ -53,9 +53,12 @@ class Publisher:
     """Publishes one session. `offer` accepts chunks from the start; `run` sends them."""
 
     def __init__(
-        self, backlog: Backlog, *, window_chunks: int, rate_limit: TokenBucket | None = None
-    ) -> None:
-        """Without a `rate_limit`, chunks are published as fast as they are acknowledged."""
+        self, backlog: Backlog, *, window_chunks: int, rate_limit: TokenBucket | None = None,
+        unhurried: bool = False,
+    ) -> None:  # fmt: skip
+        """Without a `rate_limit`, chunks are published as fast as they are acknowledged.
+        `unhurried`: what arrives may wait for the next chunk (see `lull`)."""
+        self._unhurried = unhurried
         self.backlog = backlog
         self.spec = spec = backlog.spec
         self._format = spec.audio_format
@@ -236,7 +239,7 @@ class Publisher:
         """Whether nothing is expected but the acknowledgements of some chunks of audio that goes
         on, or nothing at all."""
         goes_on = not self.backlog.ended and len(self._window) <= _CALM_CHUNKS
-        return self.finished.is_set() or (goes_on and not self._busy)
+        return self.finished.is_set() or (self._unhurried and goes_on and not self._busy)
 
     def _accepts_data(self, broker: Broker) -> bool:
         """Return whether the connection is up and not stalled."""

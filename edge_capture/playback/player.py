@@ -23,6 +23,7 @@ from natterjack.telemetry.log import fields
 from natterjack.voice.audio import SpeechHeader, decode_speech_headers
 from natterjack.voice.spec import Played
 
+from ..delivery.lull import lull_of
 from ..hold.exchange import PLAY, Holds
 from ..sources.boot_clock import boot_time
 from .outputs import Output
@@ -81,6 +82,11 @@ class Player:
 
         `outage`: the broker could not be reached at first. Cancel-safe. Raises: NotAllowed.
         """
+        # Speech, and above all a cut, is heard at once.
+        with lull_of(broker.client).awake():
+            await self._run(broker, outage=outage)
+
+    async def _run(self, broker: Broker, *, outage: bool) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.holds.run(broker, outage=outage), name="hold")
             serving = tasks.create_task(self._serve(broker), name="serve")

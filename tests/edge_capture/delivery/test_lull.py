@@ -86,7 +86,7 @@ async def test_the_end_of_the_connection_ends_a_lull(
 
 async def test_calm_audio_is_acknowledged_chunk_by_chunk(ready_broker: Broker) -> None:
     """Each one when the next is sent; the last one at once."""
-    publisher = Publisher(Backlog(SPEC, max_seconds=10), window_chunks=64)
+    publisher = Publisher(Backlog(SPEC, max_seconds=10), window_chunks=64, unhurried=True)
     running = asyncio.create_task(publisher.run(ready_broker))
     await until(lambda: publisher.opened, "the request is stored")
     for index in range(20):
@@ -98,3 +98,15 @@ async def test_calm_audio_is_acknowledged_chunk_by_chunk(ready_broker: Broker) -
     await soon(running, 10)
     (await only_recording(ready_broker)).check_whole()
     assert publisher.resent == 0
+
+
+async def test_who_is_not_unhurried_keeps_a_shared_connection_awake(ready_broker: Broker) -> None:
+    """As a gateway's, whose clients wait for their transcripts on it."""
+    hurried = Publisher(Backlog(SPEC, max_seconds=10), window_chunks=64)
+    running = asyncio.create_task(hurried.run(ready_broker))
+    await until(lambda: hurried.opened, "the request is stored")
+    for index in range(5):
+        hurried.offer(chunk(index))
+        await until(lambda n=index: hurried.acknowledged == n + 1, "it is acknowledged")
+    hurried.offer(chunk(5, end=True))
+    await soon(running, 10)
