@@ -63,6 +63,8 @@ class VoiceCheckpoint(LeaseRecord):
     open: list[OpenUtterance] = field(default_factory=list)
     rewound: int = -1
     """The number of the last cut that drops no text: lost audio is spoken again after it."""
+    paces: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """The characters and seconds of the phrases that each voice has spoken to their ends."""
     last: int | None = None
     """The utterance after which the session closes."""
     close_reason: str | None = None

@@ -141,7 +141,7 @@ class Interrupter:
             text = "" if utterance is None else utterance.text
             heard, start = Heard(0, estimated=False), dropped.position
             if spoken is not None:
-                pace = self._progress.playback.pace
+                pace = self._progress.playback.pace(self._progress.phrase_voice)
                 heard = spoken.heard(dropped.position, text, rate, pace)
                 start = spoken.start
                 if said is not None and phrase is not None and phrase.utterance == number:

@@ -16,6 +16,8 @@ utterance may be shorter, since somebody waits for it."""
 _FIRST = 10
 CHARACTERS_PER_SECOND = 15.0
 """How fast text is spoken, for estimates."""
+SLOWEST_PACE = 7.5
+"""How many characters a slow voice speaks in a second."""
 
 _END = re.compile(
     # With a space after it: 3.14 is no end.

@@ -138,8 +138,8 @@ class Playback:
         """Where audio begins after the last cut: what was before it is not to be played."""
         self.stopped = False
         """Whether the player has reported since `expect_stop` that it has stopped at a cut."""
-        self._characters = self._seconds = 0.0
-        """Of the phrases that were spoken to their ends."""
+        self.paces: dict[str, tuple[int, float]] = {}
+        """The characters and seconds of the phrases that each voice has spoken to their ends."""
         self._playing_since: float | None = None
         self._plays = False
         """Whether the player was playing at its last report."""
@@ -163,15 +163,15 @@ class Playback:
             self.published_at = now
         self.published += frames
 
-    def spoke(self, characters: int, frames: int) -> None:
-        """Note the length of a phrase that was spoken to its end."""
-        self._characters += characters
-        self._seconds += frames / self._rate
+    def spoke(self, voice: str, characters: int, frames: int) -> None:
+        """Note the length of a phrase that a voice has spoken to its end."""
+        before = self.paces.get(voice, (0, 0.0))
+        self.paces[voice] = before[0] + characters, before[1] + frames / self._rate
 
-    @property
-    def pace(self) -> float:
-        """Characters that are spoken in a second."""
-        return self._characters / self._seconds if self._seconds else CHARACTERS_PER_SECOND
+    def pace(self, voice: str | None, unknown: float = CHARACTERS_PER_SECOND) -> float:
+        """Characters that a voice speaks in a second; `unknown` if it has not spoken a phrase."""
+        characters, seconds = self.paces.get(voice or "", (0, 0.0))
+        return characters / seconds if characters and seconds else unknown
 
     def drop(self) -> None:
         """Note a cut: nothing that is published is to be played any more."""

@@ -15,7 +15,7 @@ from worker.metrics import Metrics
 
 from .checkpoint import OpenUtterance, VoiceAccount, VoiceCheckpoint
 from .events import EventWriter
-from .phrases import Phrase
+from .phrases import SLOWEST_PACE, Phrase
 from .playback import Place, Playback, Spoken
 from .speech import Speech
 from .text import Script
@@ -129,6 +129,7 @@ class Progress:
         self.script.last = stored.last
         self.speech.seq, self.speech.position = stored.seq, stored.position
         self.playback.adopt(stored.position, stored.played, stored.cut, time.monotonic())
+        self.playback.paces = dict(stored.paces)
         for one in stored.open:
             if one.number <= stored.over:
                 continue
@@ -156,7 +157,7 @@ class Progress:
         checkpoint.utterance, checkpoint.offset = self.utterance, self.offset
         checkpoint.position, checkpoint.seq = self.phrase_position, self.phrase_seq
         checkpoint.played, checkpoint.cut = playback.played, playback.cut
-        checkpoint.rewound = self.rewound
+        checkpoint.rewound, checkpoint.paces = self.rewound, self.playback.paces
         checkpoint.sent = self.sent_until
         checkpoint.last, checkpoint.close_reason = self.script.last, self.close_reason
         checkpoint.open = [
@@ -184,14 +185,15 @@ class Progress:
     def change_voice(self, voice: str) -> bool:
         """Note that `voice` goes on with the current phrase. Return whether it is another voice,
         which speaks at another pace: then the phrase is divided before the word within which the
-        published audio ends, as far as that is known, and the rest is spoken as a phrase."""
+        published audio ends, as far as that is known, and the rest is spoken as a phrase. Words are
+        rather repeated than lost, so a voice whose pace is not known is taken for a slow one."""
         before, self.phrase_voice = self.phrase_voice, voice
         utterance = self.script.utterances.get(self.utterance)
         if before in (None, voice) or not self.skip or utterance is None:
             return False
         spoken, text = self.spoken(), utterance.text
         end = self.speech.position
-        heard = spoken.heard(end, text, self._rate, self.playback.pace)
+        heard = spoken.heard(end, text, self._rate, self.playback.pace(before, SLOWEST_PACE))
         self.begin(self.utterance, max(self.offset, heard.characters))
         return True
 

@@ -312,7 +312,8 @@ class Relay:
         self._skip = self._phrase_frames = 0
         self._converter = Converter(self._source, self._target)
         spoken = self._begin(phrase)
-        progress.playback.spoke(len(phrase.text), speech.position - progress.phrase_position)
+        frames = speech.position - progress.phrase_position
+        progress.playback.spoke(self.provider.name, len(phrase.text), frames)
         if phrase.last:
             await self._started(phrase.utterance)
             await speech.publish(phrase.utterance, end=True)

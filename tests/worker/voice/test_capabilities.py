@@ -3,6 +3,7 @@ keep a stream for a limited time."""
 
 from __future__ import annotations
 
+import itertools
 import signal
 
 from natterjack.broker.connection import Broker
@@ -108,6 +109,13 @@ async def test_a_stream_is_replaced_between_phrases_before_the_provider_ends_it(
     assert (await application.usage()).repeated_characters == 0
 
 
+async def voices_of(application: Application) -> list[str | None]:
+    """The voices of a session, in the order in which they spoke."""
+    statuses = [e for e in await application.events() if isinstance(e, VoiceStatusEvent)]
+    voices = [event.provider for event in statuses if event.state == "streaming"]
+    return [voice for voice, _ in itertools.groupby(voices)]
+
+
 async def test_another_voice_goes_on_between_two_words(broker: Broker, start: Start) -> None:
     """It speaks more slowly, so what is published of the phrase says nothing about its audio."""
     await start(
@@ -120,12 +128,27 @@ async def test_another_voice_goes_on_between_two_words(broker: Broker, start: St
         text = f"{sentences(WORDS[:4], 4)} {sentences(WORDS[4:40], 18)}"
         await application.say(text, end=True)
         await application.closed()
-    statuses = [e for e in await application.events() if isinstance(e, VoiceStatusEvent)]
-    assert {event.provider for event in statuses if event.state == "streaming"} == {
-        "tones",
-        "other",
-    }
+    voices = await voices_of(application)
+    assert voices[:2] == ["tones", "other"]
     counts = tones.compare(WORDS[:40], player.words)
-    # Where the published audio ends in the text is estimated from the pace of earlier phrases.
-    heard = " ".join(player.words)
-    assert (counts.lost + counts.doubled, counts.out_of_order) <= (1, 0), heard
+    # Where the published audio ends in the text is estimated from the pace of earlier phrases. A
+    # busy machine may lose the lease, of one second: then the first voice goes on.
+    off = counts.lost + counts.doubled if len(voices) == 2 else counts.lost
+    assert (off <= 1, counts.out_of_order) == (True, 0), " ".join(player.words)
+
+
+async def test_after_a_slower_voice_no_word_is_lost(broker: Broker, start: Start) -> None:
+    """The first voice goes on after the other one, and not where it would have been itself."""
+    await start(
+        WORKER_VOICE="tones,other", TONES_DROPS="3", TONES_DROP_AFTER="2", OTHER_DROPS="3",
+        OTHER_DROP_AFTER="4", WORKER_REPEATED_FAILURES="2", WORKER_BACKOFF_SECONDS="0.05",
+    )  # fmt: skip
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec) as player:
+        text = f"{sentences(WORDS[:4], 4)} {sentences(WORDS[4:40], 36)}"
+        await application.say(text, end=True)
+        await application.closed()
+    assert (await voices_of(application))[:3] == ["tones", "other", "tones"]
+    counts = tones.compare(WORDS[:40], player.words)
+    assert (counts.lost, counts.doubled <= 8) == (0, True), " ".join(player.words)

@@ -41,6 +41,19 @@ def test_before_the_end_is_known_the_speed_of_speech_is_assumed() -> None:
     assert one.heard(15_000 + 60 * RATE, TEXT, RATE) == Heard(len(TEXT), estimated=True)
 
 
+def test_each_voice_has_a_pace_of_its_own() -> None:
+    """A slow voice that has taken over from a fast one has not said as much in the same time."""
+    playback = Playback(RATE)
+    playback.spoke("fast", 100, 5 * RATE)
+    playback.spoke("fast", 20, RATE)
+    assert playback.pace("fast") == 20
+    assert playback.pace("slow", 7.5) == 7.5
+    playback.spoke("slow", 10, RATE)
+    playback.spoke("silent", 1, 0)
+    assert (playback.pace("slow"), playback.pace("fast")) == (10, 20)
+    assert playback.pace("silent") == playback.pace(None) == 15
+
+
 def test_everything_was_heard_at_the_end() -> None:
     one = spoken()
     one.end = 40_000
