@@ -16,6 +16,7 @@ from nats.js.errors import NotFoundError
 
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import TRANSCRIPTS
+from natterjack.control import is_stop
 from natterjack.errors import BadEvent, NotAllowed
 from natterjack.events import StatusEvent, parse_event
 from natterjack.spec import SessionSpec
@@ -197,6 +198,8 @@ class SessionStatus:
                 return _Found.ENDED
         elif newest is not None and self._is_later(newest):
             return _Found.REPLACED
+        elif newest is None and self.closing and is_stop(self.reason):
+            return _Found.ENDED  # a request was heard of, and all events were erased since
         return _Found.DOUBT if self.closing else _Found.RUNS
 
     def _is_later(self, other: StatusEvent) -> bool:

@@ -16,7 +16,7 @@ from nats.js.errors import APIError
 from edge_capture import session_status
 from edge_capture.session_status import SessionStatus
 from natterjack.broker.connection import Broker
-from natterjack.broker.streams import AUDIO, SESSIONS, ensure
+from natterjack.broker.streams import AUDIO, SESSIONS, TRANSCRIPTS, ensure
 from natterjack.control import stop_reason
 from natterjack.events import FinalEvent, StatusEvent, StatusState
 from natterjack.settings import StreamSettings
@@ -313,6 +313,20 @@ async def test_a_session_that_a_request_ended_while_the_connection_was_down(
     assert not status.closing
     ready_broker.client.abort()
     await soon(stopped, 10)
+
+
+async def test_a_request_ended_the_session_although_its_event_is_erased(
+    ready_broker: Broker,
+) -> None:
+    """`natterjack erase --stop` removes it at once, before a busy edge has looked for it."""
+    spec = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=16000)
+    status = SessionStatus(spec)
+    event = status_event(spec, 0, "closed").model_copy(update={"reason": stop_reason("erased")})
+    await status.subscribe(ready_broker)
+    await say(ready_broker, event)
+    await until(lambda: status.closing, "it was heard")
+    await ready_broker.client.jetstream().purge_stream(TRANSCRIPTS)
+    assert await soon(status.wait_ended(), 10) == event
 
 
 async def test_a_request_ends_the_session_after_a_refused_event(
