@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -134,24 +135,32 @@ async def test_gaps_recoveries_and_the_account_are_shown(
 
 
 async def still(page: Page, place: str) -> float:
-    """Return a place once it has been the same for ten pictures of the screen.
+    """Return a place once it has been the same for ten pictures of the screen, or for two seconds
+    if Chromium draws none.
 
-    Chromium gives a line its true height in the picture after the one in which it comes into view.
+    It gives a line its true height in the picture after the one in which the line comes into view.
     """
-    found: float = await page.evaluate(
-        """(place) => new Promise((resolve) => {
-          let last, pictures = 0;
-          const look = () => {
-            const now = eval(place);
-            pictures = now === last ? pictures + 1 : 0;
-            last = now;
-            pictures === 10 ? resolve(now) : requestAnimationFrame(look);
-          };
-          look();
-        })""",
-        place,
+    await page.evaluate(
+        """() => {
+          window.pictures = 0;
+          const count = () => { window.pictures += 1; requestAnimationFrame(count); };
+          count();
+        }"""
     )
-    return found
+    seen: list[tuple[float, int, float]] = []  # the place, and since which picture and time
+
+    async def same() -> bool:
+        now, picture = await page.evaluate(f"[{place}, window.pictures]")
+        if not seen or seen[-1][0] != now:
+            seen.append((now, picture, time.monotonic()))
+        _, since, since_s = seen[-1]
+        return picture >= since + 10 or time.monotonic() - since_s > bound(2)
+
+    try:
+        await until(same, "the view does not move for ten pictures")
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {seen[-20:]}") from None
+    return seen[-1][0]
 
 
 async def test_the_view_does_not_jump_while_somebody_reads(
