@@ -269,7 +269,7 @@ class RunningSource:
             if opening.done():
                 return opening.result()
             return None
-        except BaseException:
+        except BaseException:  # a failure or a cancellation: what was found is sent all the same
             self._release_found()
             raise
         finally:

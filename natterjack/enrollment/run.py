@@ -8,9 +8,8 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
-from aiohttp import web
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
@@ -21,7 +20,7 @@ from natterjack.process.run import end_tasks
 from natterjack.process.signals import receiving, stop_signals
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import ENROLL_PREFIX, RENEW_PREFIX
-from natterjack.telemetry.http_port import HttpPort, alive, readiness, scrape
+from natterjack.telemetry.http_port import HttpPort
 from natterjack.telemetry.log import fields
 
 from .metrics import RegistrarMetrics
@@ -73,27 +72,9 @@ class _Process:
         self._broker: Broker | None = None
         self._http = HttpPort(settings.http_host, settings.http_port, "REGISTRAR_HTTP_PORT")
 
-    @contextlib.asynccontextmanager
-    async def http(self) -> AsyncIterator[None]:
+    def http(self) -> AbstractAsyncContextManager[None]:
         """Answer probes and Prometheus in the block."""
-
-        async def readyz(_: web.Request) -> web.Response:
-            return readiness(self._problem())
-
-        async def metrics(_: web.Request) -> web.Response:
-            return scrape(self._metrics.registry)
-
-        try:
-            await self._http.start(
-                [
-                    web.get("/livez", alive),
-                    web.get("/readyz", readyz),
-                    web.get("/metrics", metrics),
-                ]
-            )
-            yield
-        finally:
-            await self._http.stop()
+        return self._http.probed(self._problem, self._metrics.registry)
 
     def _problem(self) -> str | None:
         """Why no request is answered, or None."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -63,6 +64,31 @@ class HttpPort:
                 f"(set {self._variable}; 0 picks a free port)"
             ) from None
         self.port = self._listening.sockets[0].getsockname()[1]
+
+    @contextlib.asynccontextmanager
+    async def probed(
+        self, problem: Callable[[], str | None], registry: CollectorRegistry
+    ) -> AsyncIterator[None]:
+        """Answer probes and Prometheus in the block; the program is ready without a `problem`.
+        Raises UsageError if the port is in use."""
+
+        async def readyz(_: web.Request) -> web.Response:
+            return readiness(problem())
+
+        async def metrics(_: web.Request) -> web.Response:
+            return scrape(registry)
+
+        try:
+            await self.start(
+                [
+                    web.get("/livez", alive),
+                    web.get("/readyz", readyz),
+                    web.get("/metrics", metrics),
+                ]
+            )
+            yield
+        finally:
+            await self.stop()
 
     async def stop(self) -> None:
         """Stop listening. Idempotent."""

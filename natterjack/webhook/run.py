@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
-
-from aiohttp import web
+from contextlib import AbstractAsyncContextManager
 
 from natterjack.broker.connection import Broker, connect
 from natterjack.broker.login.attempts import Attempts
@@ -19,7 +16,7 @@ from natterjack.process.run import end_tasks
 from natterjack.process.signals import receiving, stop_signals
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import transcript_filter
-from natterjack.telemetry.http_port import HttpPort, alive, readiness, scrape
+from natterjack.telemetry.http_port import HttpPort
 from natterjack.telemetry.log import fields
 
 from .dispatch import MARGIN_S, Dispatcher, stored_kinds
@@ -67,27 +64,9 @@ class _Webhook:
         self._broker: Broker | None = None
         self._http = HttpPort(settings.http_host, settings.http_port, "WEBHOOK_HTTP_PORT")
 
-    @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
+    def serving(self) -> AbstractAsyncContextManager[None]:
         """Answer probes and Prometheus in the block."""
-
-        async def readyz(_: web.Request) -> web.Response:
-            return readiness(self._problem())
-
-        async def metrics(_: web.Request) -> web.Response:
-            return scrape(self._metrics.registry)
-
-        try:
-            await self._http.start(
-                [
-                    web.get("/livez", alive),
-                    web.get("/readyz", readyz),
-                    web.get("/metrics", metrics),
-                ]
-            )
-            yield
-        finally:
-            await self._http.stop()
+        return self._http.probed(self._problem, self._metrics.registry)
 
     def _problem(self) -> str | None:
         """Why nothing is sent, or None."""

@@ -11,13 +11,18 @@ from natterjack.settings import LogSettings
 from natterjack.telemetry import log
 
 
-def test_text_of_others_cannot_control_the_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def write_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have log lines go to standard error alone, as text, until the end of the test."""
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(root, "level", root.level)
     log.configure(LogSettings(log_format="text"))
+
+
+def test_text_of_others_cannot_control_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text(monkeypatch)
     try:
         raise ValueError("\x1b[2J")
     except ValueError:
@@ -30,10 +35,7 @@ def test_text_of_others_cannot_control_the_terminal(
 async def test_a_task_names_its_source_in_its_lines_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [])
-    monkeypatch.setattr(root, "level", root.level)
-    log.configure(LogSettings(log_format="text"))
+    write_text(monkeypatch)
 
     async def run(source: str) -> None:
         log.bind(source=source)
