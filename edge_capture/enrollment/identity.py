@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from natterjack.broker.login.credentials import jwt_expiry
+from natterjack.broker.login.credentials import read_creds
 from natterjack.broker.login.jwt import Key, credentials, make_key, read_key
 from natterjack.errors import UsageError
 from natterjack.process.files import replace_text
@@ -63,11 +63,8 @@ class Identity:
         """Whether the credentials have expired, by this machine's clock; `now` is in seconds since
         1970."""
         try:
-            found = next(
-                line for line in self.creds.read_text().splitlines() if line.count(".") == 2
-            )
-            expiry = jwt_expiry(found)
-        except (OSError, ValueError, StopIteration):
+            _, _, expiry = read_creds(self.creds.read_bytes())
+        except (OSError, ValueError):
             return False  # whoever connects with them says what is wrong
         return expiry is not None and expiry <= now
 

@@ -232,7 +232,7 @@ def _read_seed(content: bytes) -> tuple[bytes, str]:
     return seed, public_key
 
 
-def _read_creds(content: bytes) -> tuple[str, bytes, float | None]:
+def read_creds(content: bytes) -> tuple[str, bytes, float | None]:
     """Return the JWT of a credentials file, its seed and when it expires. Raises ValueError."""
     blocks = dict(_BLOCK.findall(content.decode("ascii", "replace")))
     jwt, seed = blocks.get("NATS USER JWT"), blocks.get("USER NKEY SEED")
@@ -257,7 +257,7 @@ class Credentials:
         self.creds_path = settings.creds
         self._tls = _tls_files(settings)
         self._nkey = _file("NATS_NKEY", settings.nkey, _read_seed)
-        self._creds = _file("NATS_CREDS", settings.creds, _read_creds)
+        self._creds = _file("NATS_CREDS", settings.creds, read_creds)
         self._last = Identity()
 
     @property

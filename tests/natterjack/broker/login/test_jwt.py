@@ -8,7 +8,7 @@ import time
 import nkeys
 import pytest
 
-from natterjack.broker.login.credentials import _read_creds
+from natterjack.broker.login.credentials import read_creds
 from natterjack.broker.login.jwt import (
     ACCOUNT,
     USER,
@@ -54,7 +54,7 @@ def test_a_jwt_is_signed_by_its_issuer() -> None:
     claims = read_claims(made)
     assert (claims["iss"], claims["sub"]) == (ISSUER.public, SUBJECT.public)
     assert claims["nats"]["version"] == 2
-    assert _read_creds(credentials(made, SUBJECT.seed).encode())[:2] == (made, SUBJECT.seed)
+    assert read_creds(credentials(made, SUBJECT.seed).encode())[:2] == (made, SUBJECT.seed)
 
 
 def test_same_claims_do_not_look_at_the_time_of_issue() -> None:
