@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from natterjack.notices import Note
+from natterjack.notices import BUSY, Note
 
 from ..errors import SourceLost
 from ..input_report import Heard, InputReport
@@ -35,6 +35,8 @@ class Reading:
         """Frames that were muted and are not part of what `input` has watched yet."""
         self.frames = 0
         """Number of frames that were read."""
+        self._last: Block | None = None
+        """The last block that was fed."""
         self._rotate = rotate
         self.input = InputReport(source, split=len(take.sessions) > 1)
 
@@ -70,6 +72,7 @@ class Reading:
     def feed(self, block: Block) -> list[EdgeSession]:
         """Feed all sessions. Returns those that were offered a chunk."""
         self.frames += len(block.samples)
+        self._last = block
         if self._muted:
             self._muted_frames += block.lost_frames + len(block.samples)
             return self.take.feed(block)
@@ -78,11 +81,18 @@ class Reading:
         if self._rotate is not None:
             before, self.take = self.take, self._rotate(block, self.take)
             if self.take is not before:
-                block = before.end_before(block)
+                block = before.end_before(self._settled(block))
                 self._begin_take()
                 heard = []
         self._note(heard)
         return self.take.feed(block)
+
+    def _settled(self, block: Block) -> Block:
+        """Return a block before which there is no position, with all that is lost before it."""
+        owed_s = 0.0 if block.settle is None else block.settle()
+        owed_frames = round(owed_s * self.source.format.sample_rate)
+        cause = block.cause if block.lost_frames else BUSY
+        return block._replace(lost_frames=block.lost_frames + owed_frames, cause=cause)
 
     def _begin_take(self) -> None:
         """Say in a take that begins what is the case."""
@@ -102,4 +112,8 @@ class Reading:
         """Feed what has arrived, and say what is known of a source with little audio."""
         for block in self.source.remaining():
             self.feed(block)
+        if self._last is not None:
+            rest = self._last._replace(samples=self._last.samples[:0], lost_frames=0, notes=())
+            if (owed := self._settled(rest)).lost_frames:
+                self.take.feed(owed)
         self._note(self.input.finish())

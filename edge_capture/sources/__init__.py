@@ -32,6 +32,10 @@ class Block(NamedTuple):
     notes: tuple[Note, ...] = ()
     """Conditions of the source that begin or end with this block, which may have no samples. The
     end of one of GAP_CAUSES is known by the `cause` of lost frames."""
+    settle: Callable[[], float] | None = None
+    """To be called if a session ends before this block, and another one begins with its time, or if
+    it is the last one. Returns how many seconds are missing so far that are in no gap because they
+    are too few for one, or 0; they are no part of later gaps then."""
 
 
 class Source(Protocol):

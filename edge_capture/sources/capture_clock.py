@@ -14,6 +14,9 @@ least lateness over a while counts:
 
 Blocks may come early, if a device had more audio than estimated. Gaps are not taken back then:
 positions are ahead, by no more than the gaps so far, and later losses make up for that first.
+
+What is owed, or was named too much, is handed on to a recording that continues this one. Where
+positions begin again, at the time of a block, it is settled.
 """
 
 from __future__ import annotations
@@ -104,7 +107,7 @@ class CaptureClock:
         self._asleep: float | None = None
         """`Captured.asleep` of the last block that was not late."""
         self._owed_s = 0.0
-        """Sum of the small steps that are no gap yet."""
+        """Sum of the small steps that are no gap yet. Negative: positions are ahead."""
         self._gap_s = 0.0
         """Sum of the gaps that were found."""
         self._bucket = 0
@@ -185,6 +188,15 @@ class CaptureClock:
         steady = max(recent) - min(recent) <= _STEADY_SPREAD_S
         return self._confirm(min(recent)) if steady else self._release()
 
+    def settle(self) -> float:
+        """Positions begin again, at the time of a block. Returns the seconds that are missing
+        before it and in no gap. Nothing is owed after that, and no position is ahead."""
+        if self._earlier is not None:
+            return self._earlier.settle()
+        owed_s, self._owed_s = self._owed_s, 0.0
+        self._gap_s += max(0.0, owed_s)
+        return max(0.0, owed_s)
+
     @property
     def _suspect_s(self) -> float:
         """Lateness from which blocks are held back."""
@@ -194,7 +206,9 @@ class CaptureClock:
         """Return the first blocks, after the gap since the earlier recording."""
         assert self._earlier is not None
         earlier, self._earlier = self._earlier, None
-        lost_s = self._start - self._age_s - earlier.end
+        lost_s = self._start - self._age_s - earlier.end + earlier._owed_s
+        self._owed_s = min(0.0, lost_s)
+        self._gap_s = earlier._gap_s + max(0.0, lost_s)
         self._asleep = earlier._asleep
         suspended = self._cause(self._opening[0], lost_s) == SUSPENDED
         self._asleep = self._opening[0].asleep  # it may have slept since, which is not found yet
@@ -309,7 +323,8 @@ class CaptureClock:
         """Return a block whose last frame is number `end`, with the time of its first."""
         first_at = self._start - self._age_s + (end - len(captured.samples)) / self._rate
         time_ns = captured.now_ns - int((captured.now - first_at) * 1e9)
-        return Block(captured.samples, time_ns, captured.lost_frames + gap_frames)
+        lost_frames, settle = captured.lost_frames + gap_frames, self.settle
+        return Block(captured.samples, time_ns, lost_frames, settle=settle)
 
     def _cause(self, captured: Captured, gap_s: float) -> str:
         slept_s = 0.0 if self._asleep is None else captured.asleep - self._asleep

@@ -180,6 +180,35 @@ def test_small_losses_are_summed_up() -> None:
     assert cause == "busy"
 
 
+def test_what_is_owed_is_settled_where_positions_begin_again() -> None:
+    """It is named there, and no part of a gap after that."""
+    device = Device(seconds=40, events=(Event("lost", 10, 0.12),))
+    assert device.gaps == []
+    settle = device.blocks[-1].settle
+    assert settle is not None
+    assert settle() == pytest.approx(0.12, abs=0.03)
+    assert settle() == 0.0
+    ends = device.start + 40.02
+    later = Device(seconds=60, start=ends, clock=device.clock, events=(Event("lost", 10, 0.12),))
+    assert later.gaps == []
+
+
+def test_what_was_named_too_much_is_forgotten_where_positions_begin_again() -> None:
+    """The machine is still busy when the length of a suspension is found. If positions begin again
+    after that, at the right time, the next suspension is named in full."""
+    clock, silence = CaptureClock(RATE, 10.0), np.zeros((20, 1), np.int16)
+    gaps: list[float] = []
+    for index in range(3000):
+        at = 10 + index * 0.02
+        asleep = 150.0 * ((index > 500) + (index > 2500))
+        late_s = 0.25 if 500 < index <= 700 else 0.0
+        for block in clock.add(Captured(silence, at + asleep + late_s, asleep, 0, 0.02)):
+            gaps += [block.lost_frames / RATE] * bool(block.lost_frames)
+            if index == 2000 and block.settle is not None:
+                assert block.settle() == 0.0  # positions are ahead
+    assert gaps == [pytest.approx(150.25, abs=0.02), pytest.approx(150.0, abs=0.02)]
+
+
 def test_a_latency_that_changes_to_and_fro_is_no_gap() -> None:
     """As when other programs make the sound server change it."""
     clock, silence = CaptureClock(RATE, 10.0), np.zeros((20, 1), np.int16)
@@ -257,6 +286,15 @@ def test_another_recording_goes_on_after_a_gap(kind: str, failed: int) -> None:
     assert block.lost_frames / RATE == pytest.approx(60, abs=0.03)
     assert block.cause == ("device_lost" if kind == "lost" else "suspended")
     assert block.time_ns / 1e9 - EPOCH == pytest.approx(ends + 60, abs=0.03)
+
+
+def test_what_is_owed_is_part_of_the_gap_before_another_recording() -> None:
+    first = Device(seconds=40, events=(Event("lost", 10, 0.12),))
+    ends = first.truth[-1] + 0.02
+    second = Device(seconds=20, clock=CaptureClock(RATE, ends + 60, first.clock), start=ends + 60)
+    frames = sum(block.lost_frames + len(block.samples) for block in first.blocks)
+    assert first.gaps == []
+    assert frames / RATE + second.gaps[0][1] == pytest.approx(ends + 60 - first.start, abs=0.03)
 
 
 @pytest.mark.parametrize("at", [0.1, 0.5, 0.9, 3.0])
