@@ -40,7 +40,6 @@ from .capture.outcome import pause_before_restart
 from .capture.resuming import likely_resumed, resumable, seek
 from .delivery.chain import Chain, announce
 from .delivery.leftovers import Leftovers
-from .display import restore_terminal
 from .enrollment import command as enrollment
 from .errors import KeyTaken, SourceLost
 from .fleet.meanwhile import Meanwhile
@@ -49,6 +48,7 @@ from .keep.recorder import keep_audio, open_keep
 from .keep.settings import KeepSettings
 from .options.playing import PlaySettings
 from .parser import make_parser
+from .progress.display import restore_terminal
 from .session import make_keys, make_leftover, make_sessions, resume_sessions
 from .settings import (
     CaptionSettings,

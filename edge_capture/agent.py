@@ -22,9 +22,9 @@ from .capture.take import Take
 from .delivery.chain import Chain
 from .delivery.leftovers import Leftovers
 from .delivery.link import Link
-from .display import CAPTURING, show_progress, source_text
 from .fleet.reporter import Reporter
-from .input_report import InputReport
+from .progress.display import CAPTURING, show_progress, source_text
+from .progress.input_report import InputReport
 from .session import EdgeSession
 from .sources import Source
 from .spool import Spool
@@ -155,7 +155,7 @@ class Agent:
                 stopping = asyncio.Event() if interrupted else stop
                 await self._run_until(take.wait_closed(), stopping)
                 if self.broker is not None and not stopping.is_set():
-                    from .transcript import print_text
+                    from .progress.transcript import print_text
 
                     text = print_text([session.chain for session in self.sessions], self.broker)
                     await self._run_until(text, stopping)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from natterjack.notices import BUSY, Note
 
 from ..errors import SourceLost
-from ..input_report import Heard, InputReport
+from ..progress.input_report import Heard, InputReport
 from ..session import EdgeSession
 from ..sources import Block, Source
 from .take import Take

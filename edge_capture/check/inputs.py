@@ -16,7 +16,7 @@ from natterjack.errors import NatterjackError
 from ..errors import SourceError, SourceLost
 from ..input.measure import Level
 from ..input.watch import DEAD
-from ..input_report import Heard, InputReport
+from ..progress.input_report import Heard, InputReport
 from ..sources import DEVICE_THREADS, Source
 
 _OPEN_S = 8.0

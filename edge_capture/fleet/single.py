@@ -14,7 +14,7 @@ from natterjack.subjects import SessionKey
 
 from ..capture.reading import Reading
 from ..errors import SteeringError
-from ..input_report import InputReport
+from ..progress.input_report import InputReport
 from ..session import EdgeSession
 from ..settings import FleetSettings, StdinSettings
 from ..spool import Spool

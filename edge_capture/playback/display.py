@@ -13,7 +13,7 @@ from rich.text import Text
 
 from natterjack.process.terminal import plain, rewritable, size
 
-from ..display import Connecting, connection_text, logging_above
+from ..progress.display import Connecting, connection_text, logging_above
 from ..sources.boot_clock import boot_time
 from ..succession import clock_text
 from .player import Player

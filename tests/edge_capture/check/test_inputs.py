@@ -17,7 +17,7 @@ from edge_capture.errors import SourceError
 from edge_capture.input.measure import Level
 from edge_capture.input.watch import DEAD, LOW
 from edge_capture.input.watch import Finding as Began
-from edge_capture.input_report import Heard
+from edge_capture.progress.input_report import Heard
 from edge_capture.settings import FleetSettings, StdinSettings
 from edge_capture.sources import Source
 from edge_capture.sources.stdin import StdinSource

@@ -17,13 +17,13 @@ from natterjack.process.terminal import plain, rewritable, size
 from natterjack.telemetry.log import fields
 from natterjack.telemetry.repeats import Repeats
 
-from .delivery.chain import Chain
-from .input.measure import SILENCE_DBFS
+from ..delivery.chain import Chain
+from ..input.measure import SILENCE_DBFS
+from ..session import EdgeSession
+from ..session_status import WAITING
+from ..sources import Source
+from ..succession import clock_text
 from .input_report import InputReport
-from .session import EdgeSession
-from .session_status import WAITING
-from .sources import Source
-from .succession import clock_text
 
 if TYPE_CHECKING:  # an edge that runs unattended needs no rich
     from rich.table import Table

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from natterjack.telemetry.log import fields
 
-from .input.measure import Level
-from .input.watch import Finding, Watch
-from .sources import Block, Source
-from .succession import clock_text
+from ..input.measure import Level
+from ..input.watch import Finding, Watch
+from ..sources import Block, Source
+from ..succession import clock_text
 
 log = logging.getLogger(__name__)
 

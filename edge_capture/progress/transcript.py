@@ -15,7 +15,7 @@ from natterjack.errors import NatterjackError
 from natterjack.process.terminal import plain
 from natterjack.transcripts.builder import TranscriptBuilder
 
-from .delivery.chain import Chain
+from ..delivery.chain import Chain
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from edge_capture.display import LOG_S, columns_within
+from edge_capture.progress.display import LOG_S, columns_within
 from edge_capture.sources import microphone
 from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer

@@ -10,10 +10,10 @@ import pytest
 import soundfile
 
 from edge_capture.input.measure import SILENCE_DBFS
-from edge_capture.input_report import InputReport
+from edge_capture.progress.input_report import InputReport
 from edge_capture.sources.file import FileSource
 
-from .input.test_mix import speech
+from ..input.test_mix import speech
 
 RATE = 16_000
 
