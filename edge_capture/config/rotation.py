@@ -6,10 +6,9 @@ Pure. A time zone of None is that of the machine.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import NamedTuple
 
-_DAY_MINUTES = 24 * 60
 _PAUSE_S, _QUIETER_DB = 0.15, 20.0
 """A pause is this long, and this much quieter than what was said."""
 _SET_BACK_NS = 60 * 1_000_000_000
@@ -33,21 +32,32 @@ class Schedule(NamedTuple):
         counts as much later as the clocks are set.
         """
         today = after.astimezone(self.zone).date()
-        for days in range(-1, 3):
-            found = [each for each in self._on(today + timedelta(days)) if each > after]
-            if found:
-                return min(found)
-        return None
-
-    def _on(self, day: date) -> Iterable[datetime]:
-        """Its times of one day, and those that are beyond it because clocks are set."""
-        for at in self.at:
-            yield self._instant(datetime.combine(day, at), 0)
+        found = [
+            self._instant(datetime.combine(today + timedelta(days), at), 0)
+            for days in range(-1, 3)
+            for at in self.at
+        ]
         if self.every_minutes is not None:
-            midnight = datetime.combine(day, time())
-            for minutes in range(0, _DAY_MINUTES, self.every_minutes):
-                for fold in (0, 1):
-                    yield self._instant(midnight + timedelta(minutes=minutes), fold)
+            found += self._multiples(after, timedelta(minutes=self.every_minutes))
+        return min((each for each in found if each > after), default=None)
+
+    def _multiples(self, after: datetime, every: timedelta) -> Iterable[datetime]:
+        """Times at multiples of `every`, among them the first one after `after`."""
+        here = after.astimezone(self.zone)
+        wall = here.replace(tzinfo=None, fold=0)
+        day = timedelta(days=1)
+        offsets = [each.astimezone(self.zone).utcoffset() for each in (after - day, after + day)]
+        known = [each for each in (*offsets, here.utcoffset()) if each is not None]
+        shift = max(known) - min(known)
+        if not shift:
+            yield after.astimezone(UTC) + (_multiple_after(wall, every) - wall)
+            return
+        # Clocks are set within a day: any time that this may have moved is looked at.
+        at, last = wall - shift - every, wall + every + 2 * shift
+        while at <= last:
+            at = _multiple_after(at, every)
+            for fold in (0, 1):
+                yield self._instant(at, fold)
 
     def _instant(self, local: datetime, fold: int) -> datetime:
         """Return when a time comes: with a fold of 1, for the second time."""
@@ -63,6 +73,13 @@ class Schedule(NamedTuple):
         """Whether a time does not come, because clocks are set forward over it."""
         there = self._in_zone(local, 0).astimezone(UTC).astimezone(self.zone)
         return there.replace(tzinfo=None, fold=0) != local
+
+
+def _multiple_after(wall: datetime, every: timedelta) -> datetime:
+    """Return the next time of a clock on the wall that is a multiple of `every` after midnight."""
+    midnight = datetime.combine(wall.date(), time())
+    following = midnight + ((wall - midnight) // every + 1) * every
+    return min(following, midnight + timedelta(days=1))
 
 
 class Silence:

@@ -69,6 +69,55 @@ def test_a_time_of_day_comes_once_a_day_when_clocks_are_set() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("zone", "start"),
+    [
+        ("Europe/Berlin", datetime(2026, 3, 28, 20, tzinfo=UTC)),
+        ("Europe/Berlin", datetime(2026, 10, 24, 20, tzinfo=UTC)),
+        ("Australia/Lord_Howe", datetime(2026, 4, 4, 10, tzinfo=UTC)),  # by half an hour
+        ("Australia/Lord_Howe", datetime(2026, 10, 3, 10, tzinfo=UTC)),
+        ("America/Asuncion", datetime(2023, 9, 30, 22, tzinfo=UTC)),  # midnight does not come
+        ("Pacific/Apia", datetime(2011, 12, 29, 22, tzinfo=UTC)),  # a day does not come
+        ("Asia/Kathmandu", datetime(2026, 7, 1, tzinfo=UTC)),
+    ],
+)
+def test_the_next_time_is_the_first_of_all_times(zone: str, start: datetime) -> None:
+    info = ZoneInfo(zone)
+    days = [(start + timedelta(days)).astimezone(info).date() for days in range(-2, 4)]
+    for every in (45, 60, 1440):
+        schedule = Schedule(every_minutes=every, zone=info)
+        walls = [
+            datetime.combine(day, time()) + timedelta(minutes=minutes)
+            for day in days
+            for minutes in range(0, 1440, every)
+        ]
+        everything = sorted({schedule._instant(wall, fold) for wall in walls for fold in (0, 1)})
+        for minutes in range(0, 14 * 60, 29):
+            after = start + timedelta(minutes=minutes)
+            assert schedule.next(after) == next(each for each in everything if each > after)
+
+
+def test_each_minute_is_found_without_a_look_at_the_whole_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[datetime] = []
+    instant = Schedule._instant
+
+    def counted(schedule: Schedule, local: datetime, fold: int) -> datetime:
+        looked.append(local)
+        return instant(schedule, local, fold)
+
+    monkeypatch.setattr(Schedule, "_instant", counted)
+    minutely = Schedule(every_minutes=1, zone=BERLIN)
+    assert times(minutely, datetime(2026, 7, 1, 8, tzinfo=BERLIN), 2) == [
+        "01 08:01+0200",
+        "01 08:02+0200",
+    ]
+    assert not looked
+    minutely.next(datetime(2026, 10, 25, 1, 30, tzinfo=BERLIN))
+    assert len(looked) < 500
+
+
 def test_the_machine_has_a_time_zone_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     import time as clock
 
