@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from natterjack.broker.login.credentials import read_creds
 from natterjack.broker.login.jwt import (
     ACCOUNT,
     OPERATOR,
@@ -246,10 +247,10 @@ def _kept(path: Path, jwt: str) -> str:
 
 
 def _keep_credentials(path: Path, jwt: str, seed: bytes) -> None:
-    """Write a credentials file, unless it says the same already."""
+    """Write a credentials file, unless it says the same already. A damaged one is replaced."""
     try:
-        known = next(line for line in path.read_text().splitlines() if line.count(".") == 2)
-    except (FileNotFoundError, StopIteration):
-        known = ""
-    if not same_claims(known, jwt):
+        known, known_seed, _ = read_creds(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        known, known_seed = "", b""
+    if known_seed != seed or not same_claims(known, jwt):
         replace_text(path, credentials(jwt, seed), mode=0o600)

@@ -95,6 +95,12 @@ def test_users_of_a_directory_move_to_jwts_and_keep_their_keys(tmp_path: Path) -
     users(tmp_path, "config")
     assert (tmp_path / "worker.creds").read_text() == creds, "nothing has changed"
 
+    # A damaged file, or one with another seed, is replaced.
+    for damaged in (creds.replace(seed.strip(), ""), creds.replace(seed.strip(), seed[:-9])):
+        (tmp_path / "worker.creds").write_text(damaged)
+        users(tmp_path, "config")
+        assert seed.strip() in (tmp_path / "worker.creds").read_text()
+
 
 def test_removed_users_and_old_keys_are_refused(tmp_path: Path) -> None:
     users(tmp_path, "add", "worker", "--jwt")
