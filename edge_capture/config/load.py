@@ -43,7 +43,14 @@ _TABLES: dict[str, type[Table]] = {
     "defaults": Defaults,
 }
 _SHOWN = 5
-_TEXTS = {"missing": "it is missing", "tuple_type": 'it should be a list, such as ["a", "b"]'}
+_SWITCH, _NUMBER = "write true or false, without quotes", "write a number, without quotes"
+_TEXTS = {
+    "missing": "it is missing",
+    "tuple_type": 'it should be a list, such as ["a", "b"]',
+    "bool_type": _SWITCH,
+    "int_type": _NUMBER,
+    "float_type": _NUMBER,
+}
 """What pydantic says in words of Python, by the type of the problem."""
 _LIKENESS = 0.6
 _EXAMPLE_TIME = datetime(2026, 12, 31, 23, 59, 58)

@@ -6,7 +6,15 @@ from datetime import time
 from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    field_validator,
+    model_validator,
+)
 
 from natterjack.audio import MIN_SAMPLE_RATE, Encoding
 from natterjack.settings import FsPath, described
@@ -15,6 +23,12 @@ from natterjack.subjects import TOKEN_PATTERN
 MAX_SOURCES = 64
 
 Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
+
+
+# A TOML file has types of its own: "no" is a text, and would count as true or false elsewhere.
+Switch = Annotated[bool, Strict()]
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
 
 
 def _listed(value: object) -> object:
@@ -52,10 +66,10 @@ class SpoolTable(Table):
     directory: FsPath | None = described(
         None, "spool directory; if unset, audio is buffered in memory only"
     )
-    seconds: float | None = described(
+    seconds: Number | None = described(
         None, "maximum seconds of audio of one session in the spool", ge=10
     )
-    bytes: int | None = described(
+    bytes: Whole | None = described(
         None, "maximum size of all sessions in the spool, in bytes", ge=65_536
     )
 
@@ -63,16 +77,16 @@ class SpoolTable(Table):
 class DeliveryTable(Table):
     """`[delivery]`: how audio is delivered to the broker. The variables precede it."""
 
-    window_chunks: int | None = described(
+    window_chunks: Whole | None = described(
         None, "maximum number of chunks of a session that are not yet acknowledged", ge=1, le=10_000
     )
-    burst_seconds: float | None = described(
+    burst_seconds: Number | None = described(
         None, "seconds of audio that a session may publish at once, without a rate limit", ge=0
     )
-    catch_up_rate: float | None = described(
+    catch_up_rate: Number | None = described(
         None, "seconds of audio per second that it may publish beyond that: at least 1, or 0", ge=0
     )
-    finish_seconds: float | None = described(
+    finish_seconds: Number | None = described(
         None, "seconds to wait for acknowledgements after SIGTERM", ge=0
     )
 
@@ -83,25 +97,27 @@ class KeepTable(Table):
     directory: FsPath | None = described(
         None, "directory in which the audio of each session is kept as a FLAC file; if unset, none"
     )
-    bytes: int | None = described(None, "maximum size of all recordings, in bytes", ge=1_000_000)
-    days: float | None = described(None, "days after which a recording is deleted", gt=0, le=36_500)
+    bytes: Whole | None = described(None, "maximum size of all recordings, in bytes", ge=1_000_000)
+    days: Number | None = described(
+        None, "days after which a recording is deleted", gt=0, le=36_500
+    )
 
 
 class RotateTable(Table):
     """`rotate`: when the session of a source ends and another one begins with the next sample."""
 
-    every_minutes: int | None = described(
+    every_minutes: Whole | None = described(
         None, "at multiples of so many minutes after midnight: 60 is each full hour", ge=1, le=1440
     )
     at: tuple[time, ...] = described((), 'at these times of day, such as ["08:00", "13:30"]')
-    silence_minutes: float | None = described(
+    silence_minutes: Number | None = described(
         None, "after so many minutes in which nothing was audible; not again before something is",
         gt=0, le=1440,
     )  # fmt: skip
-    silence_dbfs: float = described(
+    silence_dbfs: Number = described(
         -50, "level up to which audio counts as silent, in dBFS", ge=-96, le=0
     )
-    wait_seconds: float = described(
+    wait_seconds: Number = described(
         5,
         "seconds of audio for which a rotation that is due waits for a pause between words; 0 does "
         "not wait, and may cut a word in two",
@@ -147,20 +163,20 @@ class Defaults(Table):
     labels: dict[str, str] = described(
         {}, "labels stored with the sessions; those of a source are added to those of `[defaults]`"
     )
-    max_seconds: float | None = described(
+    max_seconds: Number | None = described(
         None, "seconds of audio after which a worker ends a session; another one continues it", gt=0
     )
-    buffer_seconds: float = described(
+    buffer_seconds: Number = described(
         2700, "seconds of audio kept in memory while the broker accepts none, without a spool", gt=0
     )
-    publish_sample_rate: int = described(
+    publish_sample_rate: Whole = described(
         16_000, "rate at which audio is published, in hertz; 0 keeps that of the source", ge=0
     )
     publish_encoding: Literal["linear16", "flac"] = described(
         "linear16", "how linear16 is encoded on the way to the broker: flac needs half of the bytes"
     )
-    chunk_ms: int = described(80, "length of a chunk in milliseconds", ge=10, le=1000)
-    captions: bool = described(
+    chunk_ms: Whole = described(80, "length of a chunk in milliseconds", ge=10, le=1000)
+    captions: Switch = described(
         False, "show what is transcribed of it on standard output; the user needs this right"
     )
     rotate: RotateTable | None = described(None, "when the session ends and another one begins")
@@ -168,7 +184,7 @@ class Defaults(Table):
         None,
         "time zone of names and of `rotate`, such as Europe/Berlin; if unset, that of the machine",
     )
-    start: bool = described(
+    start: Switch = described(
         True, "whether the source is captured from the beginning, or only after a request to start"
     )
 
@@ -237,16 +253,16 @@ class MicrophoneTable(SourceTable):
         "a name of `natterjack-edge devices`, a part of one, a pattern with * or ?, or several of "
         "these in order of preference; if unset, the system's default",
     )
-    device_channels: tuple[Annotated[int, Field(ge=1, le=32)], ...] = described(
+    device_channels: tuple[Annotated[Whole, Field(ge=1, le=32)], ...] = described(
         (), "channels of the microphone to record, from 1; if unset, one, or one for each speaker"
     )
-    device_rate: int | None = described(
+    device_rate: Whole | None = described(
         None, "recording rate in hertz; if unset, that of the device", ge=MIN_SAMPLE_RATE
     )
-    device_wait_seconds: float = described(
+    device_wait_seconds: Number = described(
         300, "seconds after which a session ends if its microphone does not return", ge=0
     )
-    device_return_seconds: float = described(
+    device_return_seconds: Number = described(
         10,
         "seconds for which a microphone that is preferred to the present one must be there before "
         "it is recorded again",
@@ -261,16 +277,16 @@ class FileTable(SourceTable):
     INPUT = ("path", "speed", "track")
     kind: Literal["file"]
     path: FsPath = described(..., "the file")
-    speed: Annotated[float, Field(gt=0)] | Literal["max"] = described(
+    speed: Annotated[Number, Field(gt=0)] | Literal["max"] = described(
         1, 'playback speed, or "max": as fast as possible'
     )
-    track: int | None = described(None, "which audio track, from 1", ge=1, le=999)
+    track: Whole | None = described(None, "which audio track, from 1", ge=1, le=999)
 
 
 class _RawTable(SourceTable):
     encoding: Encoding = described("linear16", "encoding of the audio: linear16, mulaw or alaw")
-    sample_rate: int = described(16_000, "its sample rate in hertz", ge=MIN_SAMPLE_RATE)
-    channels: int = described(1, "its number of interleaved channels", ge=1, le=32)
+    sample_rate: Whole = described(16_000, "its sample rate in hertz", ge=MIN_SAMPLE_RATE)
+    channels: Whole = described(1, "its number of interleaved channels", ge=1, le=32)
 
 
 class PipeTable(_RawTable):
@@ -279,8 +295,8 @@ class PipeTable(_RawTable):
     INPUT = ("path", "encoding", "sample_rate", "channels", "raw", "live")
     kind: Literal["pipe"]
     path: FsPath = described(..., "path of the pipe, or - for standard input")
-    raw: bool = described(False, "treat the input as raw audio even if it begins like a file")
-    live: bool = described(True, "never make the writer wait: if too much waits, drop the oldest")
+    raw: Switch = described(False, "treat the input as raw audio even if it begins like a file")
+    live: Switch = described(True, "never make the writer wait: if too much waits, drop the oldest")
 
 
 class StreamTable(SourceTable):
@@ -302,11 +318,11 @@ class StreamTable(SourceTable):
     input_options: tuple[str, ...] = described(
         (), 'options of ffmpeg for the input, such as ["-rtsp_transport", "tcp"]', max_length=64
     )
-    sample_rate: int = described(
+    sample_rate: Whole = described(
         16_000, "rate to which ffmpeg converts, in hertz", ge=MIN_SAMPLE_RATE, le=192_000
     )
-    channels: int = described(1, "number of channels to which it converts", ge=1, le=32)
-    wait_seconds: float = described(
+    channels: Whole = described(1, "number of channels to which it converts", ge=1, le=32)
+    wait_seconds: Number = described(
         300, "seconds after which the session ends if no audio arrives", gt=0
     )
 
@@ -325,7 +341,7 @@ class CommandTable(_RawTable):
     command: tuple[str, ...] = described(
         ..., "the program and its arguments, without a shell", min_length=1, max_length=256
     )
-    wait_seconds: float = described(
+    wait_seconds: Number = described(
         300, "seconds after which the session ends if no audio arrives", gt=0
     )
 

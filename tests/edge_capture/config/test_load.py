@@ -1,12 +1,27 @@
 from __future__ import annotations
 
+import re
 from datetime import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from edge_capture.config.load import MAX_BYTES, Config, ConfigError, parse_config, read_config
-from edge_capture.config.models import FileTable, MicrophoneTable, StreamTable
+from edge_capture.config.models import (
+    KINDS,
+    AgentTable,
+    Defaults,
+    DeliveryTable,
+    FileTable,
+    KeepTable,
+    MicrophoneTable,
+    NatsTable,
+    RotateTable,
+    SpoolTable,
+    StreamTable,
+    Table,
+)
 
 
 def parse(text: str) -> Config:
@@ -120,6 +135,14 @@ A = '[[sources]]\nname = "a"\nkind = "microphone"\n'
         (A + "rotate = { evry_minutes = 3 }", "rotate.evry_minutes is not a key; did you mean ev"),
         (A + "rotate = { at = ['8 am'] }", "rotate.at: '8 am' is not a time of day"),
         (A + "rotate = { at = ['08:00+02:00'] }", "is not a time of day"),
+        (A + 'start = "no"', '"a": start: write true or false, without quotes'),
+        (A + "captions = 1", '"a": captions: write true or false'),
+        (A + 'chunk_ms = "80"', '"a": chunk_ms: write a number, without quotes'),
+        (A + "buffer_seconds = true", '"a": buffer_seconds: write a number'),
+        (A + "device_channels = ['1']", '"a": device_channels.0: write a number'),
+        (A + "rotate = { every_minutes = '60' }", "rotate.every_minutes: write a number"),
+        (A.replace("microphone", "file") + "path = 'a'\nspeed = '2'", '"a": speed'),
+        ("[spool]\nbytes = '99999'\n" + A, "[spool]: bytes: write a number"),
         (A + "rotate = { every_minutes = 0 }", "rotate.every_minutes: Input should be greater"),
         (A + A, '"a": another source has the same name'),
         (
@@ -155,6 +178,31 @@ def test_what_is_wrong_is_named_with_its_place(text: str, words: str) -> None:
     assert str(error.value).startswith("edge.toml: ")
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_no_text_or_truth_counts_as_a_number_and_no_text_or_number_as_a_truth() -> None:
+    """Each key of each table, so that a new one is not forgotten."""
+    numbers, switches = 0, 0
+    tables: list[type[Table]] = [Defaults, NatsTable, SpoolTable, DeliveryTable, KeepTable]
+    tables += [RotateTable, AgentTable, *KINDS.values()]
+    for table in tables:
+        for key, field in table.model_fields.items():
+            any_of = str(field.annotation)
+            for python, wrong in (
+                ("bool", "true"),
+                ("int", "80"),
+                ("float", "80"),
+                ("float", True),
+            ):
+                if not re.search(rf"\b{python}\b", any_of):
+                    continue
+                numbers, switches = numbers + (python != "bool"), switches + (python == "bool")
+                value = [wrong] if "tuple" in any_of else wrong
+                with pytest.raises(ValidationError) as error:
+                    table.model_validate({key: value})
+                assert key in {each["loc"][0] for each in error.value.errors()}, (table, key)
+    assert numbers > 30
+    assert switches > 5
 
 
 def test_what_is_wrong_in_the_defaults_is_said_once() -> None:
