@@ -14,8 +14,12 @@ before they are synced to the disk, which is less than the gap that a run leaves
 A segment is deleted once all of it is acknowledged and a later segment is synced, so the newest
 segment always tells where the session stands.
 
+The disk is synced each second while audio waits for the broker. While the broker stores audio as it
+comes, the disk has nothing else, and is synced in time for the 4 s.
+
 A full disk is tried again each second, also one on which a session could not be created. Until what
-follows is synced, session.json is called failed.json, and the session cannot be resumed.
+follows is synced, session.json is called failed.json, and the session cannot be resumed. So it is
+with a disk that does not answer, which is tried when it does: until then, nothing is done on it.
 
 Files that cannot be read any more move to DIR/damaged-<session id> when the session is finished,
 and whole sessions at once if they cannot be used. Nothing else is deleted unacknowledged, except

@@ -11,8 +11,6 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -23,14 +21,18 @@ from natterjack.errors import first_problem
 from natterjack.spec import SessionSpec
 from natterjack.telemetry.log import fields
 
+from ..disk.thread import DiskThread
 from ..errors import SpoolError
 from ..settings import SpoolSettings
+from .demand import INTERVAL_S, Demand
 from .disk import (
     RECORD_BYTES,
     boot_id,
     clear,
     damaged_path,
     is_full,
+    may_recover,
+    not_answering,
     open_file,
     release_lock,
     save,
@@ -47,8 +49,9 @@ _MIN_SEGMENTS = 8
 """The smaller limit has room for at least this many segments."""
 _ABANDONED_S = 60.0
 """Age at which a directory that is being created or removed is considered abandoned."""
-_TIDY_S = 1.0
-"""Interval of syncs to the disk. A power cut loses at most this much audio not yet sent."""
+_CALM_S = 3.0
+"""Interval of syncs while the broker stores audio as it comes: then the disk has nothing that is
+not stored, and is synced for the numbers of the chunks."""
 _LIMIT_CHECKS = 10
 """Number of times per interval that the limits are checked."""
 _MAX_ADOPTED = 64
@@ -79,10 +82,9 @@ class Spool:
         """Number of sessions that the last `adopt` found in use by other agents."""
         self.unusable: set[str] = set()
         """Ids of sessions that cannot be sent."""
-        self._sync_needed = asyncio.Event()
-        """Set when audio must be synced to the disk before it can be sent."""
-        self._thread = ThreadPoolExecutor(1, "spool")
-        """A single thread for blocking disk operations, which keeps them in order."""
+        self._demand = Demand()
+        self._disk = DiskThread("EDGE_SPOOL", self.directory)
+        self._disk.on_hung = self._hangs
         try:
             if self.directory.exists() and not self.directory.is_dir():
                 raise SpoolError(f"EDGE_SPOOL: {self.directory} is not a directory")
@@ -107,16 +109,19 @@ class Spool:
     def create(self, spec: SessionSpec, origin: Origin, run: str) -> SpooledBacklog:
         """Create the backlog of a new session of run `run`. Raises: SpoolError.
 
-        If the disk is full, the session begins in memory.
+        If the disk is full or does not answer, the session begins in memory.
         """
         description = Description(
             version=_VERSION, spec=spec, origin=origin, run=run, boot=boot_id()
         )
         directory = self.directory / spec.session_id
         try:
-            lock = _make(directory, SESSION, description)
+            if self._disk.hung:
+                raise not_answering()
+            with self._disk.watched():
+                lock = _make(directory, SESSION, description)
         except OSError as error:
-            if not is_full(error):
+            if not may_recover(error):
                 raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None
             backlog = self._open_backlog(directory, -1, description)
             backlog.begin_in_memory(error, lambda: _make(directory, FAILED, description))
@@ -132,7 +137,14 @@ class Spool:
         segment_s = min(_SEGMENT_S, limit_s / _MIN_SEGMENTS)
         frames = int(segment_s * audio_format.sample_rate)
         backlog = SpooledBacklog(
-            directory, lock, description, frames, self.max_seconds, 0.9 * limit_s, self._sync_needed
+            directory,
+            lock,
+            description,
+            frames,
+            self.max_seconds,
+            0.9 * limit_s,
+            self._demand,
+            self._disk,
         )
         # Not sorted afterwards: `adopt` runs in a thread, and what is added during a sort is lost.
         bisect.insort(self._sessions, backlog, key=_opened)
@@ -234,15 +246,17 @@ class Spool:
     async def maintain(self) -> None:
         """Sync audio to the disk and enforce the limits, until cancelled."""
         while True:
-            self._sync_needed.clear()
+            self._demand.now.clear()
             await self.tidy()
+            self._demand.served()
             checks = _LIMIT_CHECKS if self._half_full else 1
+            calm = checks == 1 and all(session.calm for session in self._sessions)
             for _ in range(checks):
-                if self._mark_excess() or self._sync_needed.is_set():
+                if self._mark_excess() or self._demand.now.is_set():
                     break
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_TIDY_S / checks):
-                        await self._sync_needed.wait()
+                    async with asyncio.timeout(_CALM_S if calm else INTERVAL_S / checks):
+                        await self._demand.now.wait()
 
     @property
     def _half_full(self) -> bool:
@@ -268,21 +282,29 @@ class Spool:
     async def tidy(self) -> None:
         """Sync new audio to the disk, and delete what is no longer needed."""
         for session in list(self._sessions):
-            if await session.tidy(self._in_thread):
+            if await session.tidy(self._disk.run):
                 self._sessions.remove(session)
 
-    async def _in_thread(self, work: Callable[[], object]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    def _hangs(self) -> None:
+        for session in self._sessions:
+            session.leave_disk()
 
     async def close(self) -> None:
-        """Sync everything to the disk, delete finished sessions, and release the locks."""
+        """Sync everything to the disk, delete finished sessions, and release the locks.
+
+        A disk that does not answer is left as it is.
+        """
         for session in self._sessions:
             if session.head.index == 0:
                 session.discard()  # it has no audio because of an early error
-        await self.tidy()
-        for session in self._sessions:
-            session.close()
-        self._thread.shutdown()
+        tidying = asyncio.ensure_future(self.tidy())
+        if await self._disk.or_hung(tidying):
+            tidying.result()
+            for session in self._sessions:
+                session.close()
+        else:
+            tidying.cancel()
+        self._disk.close()
 
 
 def find_resumable(

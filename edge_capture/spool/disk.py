@@ -236,6 +236,16 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL_ERRNOS
 
 
+def not_answering() -> OSError:
+    """Return the error of a disk that has not answered in time."""
+    return OSError(errno.ETIMEDOUT, "The disk does not answer")
+
+
+def may_recover(error: OSError) -> bool:
+    """Return whether a disk that is full, or does not answer, can be used again later."""
+    return is_full(error) or error.errno == errno.ETIMEDOUT
+
+
 def take_lock(directory: Path) -> int | None:
     """Lock `directory` and return a descriptor that holds the lock until it is released.
 

@@ -24,7 +24,9 @@ from natterjack.telemetry.log import fields
 
 from ..chunks import Chunk
 from ..delivery.backlog import AHEAD_CHUNKS, Backlog
+from ..disk.thread import DiskThread
 from ..errors import SpoolError
+from .demand import INTERVAL_S, Demand
 from .disk import (
     MAGIC,
     boot_id,
@@ -33,6 +35,8 @@ from .disk import (
     is_cut,
     is_full,
     is_temporary,
+    may_recover,
+    not_answering,
     open_all,
     open_file,
     open_to_write,
@@ -56,7 +60,12 @@ _PREFETCH_CHUNKS = 64
 POWER_CUT_GAP_S = 5.0
 """Audio skipped after a power cut: more than can have been sent and not synced."""
 _MAX_UNSYNCED_S = 4.0
-"""Audio that may be sent before it is synced. A sync is requested when half of it is reached."""
+"""Audio that may be sent before it is synced. A sync is asked for when three quarters of it are
+reached, on a slow disk half."""
+_QUICK_SYNC_S = 0.25
+"""A disk that takes longer to sync is slow."""
+_IN_FLIGHT_MS = 250
+"""Audio that may be on its way to the broker while it stores audio as it comes."""
 _READ_PATIENCE_S = 30.0
 """How long reading a file is retried before its audio is given up."""
 _SYNC_FILES = 16
@@ -165,12 +174,13 @@ class SpooledBacklog(Backlog):
         segment_frames: int,
         max_seconds: float,
         wait_seconds: float,
-        sync_needed: asyncio.Event,
+        demand: Demand,
+        thread: DiskThread,
     ) -> None:
         """Use `directory`, whose lock the descriptor `lock` holds.
 
         At `wait_seconds` of audio, which fit the limits, a live source that can wait is paused.
-        `max_seconds` is one of the limits. `sync_needed` is set to ask for `tidy`.
+        `max_seconds` is one of the limits. `demand` is how to ask for `tidy`.
         """
         super().__init__(description.spec, max_seconds=0)
         self.directory = directory
@@ -221,7 +231,10 @@ class SpooledBacklog(Backlog):
         self._synced_index = 0
         """Index before which every chunk is synced to the disk."""
         self._max_unsynced_chunks = max(1, int(_MAX_UNSYNCED_S * 1000 / self.origin.chunk_ms))
-        self._sync_needed = sync_needed
+        self._sync_at_chunks = self._max_unsynced_chunks // 2
+        """At so many chunks that are sent and not synced, a sync is asked for."""
+        self._max_exposed_chunks = max(1, int(INTERVAL_S * 1000 / self.origin.chunk_ms))
+        self._demand, self._disk = demand, thread
         self._damaged: list[_Segment] = []
         """Segments that cannot be read completely."""
         self._cut_segment: _Segment | None = None
@@ -289,7 +302,7 @@ class SpooledBacklog(Backlog):
         self._described = False
         if self.intact and not self.discarded:
             self._succeeded.clear()
-            self._sync_needed.set()
+            self._demand.now.set()
             await self._succeeded.wait()
 
     @property
@@ -307,22 +320,47 @@ class SpooledBacklog(Backlog):
 
     def put(self, chunk: Chunk) -> None:
         if self._on_disk:
+            self._disk.enter()
             try:
                 self._append(chunk)
             except OSError as error:
                 self._failed(error)
             else:
+                if self._exposed >= self._max_exposed_chunks:
+                    self._demand.soon()
                 return
+            finally:
+                self._disk.leave()
         super().put(chunk)
         self._return_to_disk()
 
+    @property
+    def _exposed(self) -> int:
+        """Number of chunks that are neither synced nor known to be stored by the broker."""
+        exposed = self.head.index - self._synced_index
+        if self._acknowledged_seq:
+            dropped = sum(count for _, count in self._dropped)
+            exposed = min(exposed, self.head.index - dropped - self._acknowledged_seq)
+        return exposed
+
+    @property
+    def calm(self) -> bool:
+        """Whether the disk need not be looked after until a chunk asks for it."""
+        return (
+            self.intact
+            and self._described
+            and not self.discarded
+            and self._exposed * self.origin.chunk_ms <= _IN_FLIGHT_MS
+        )
+
     def _return_to_disk(self) -> None:
         """Move chunks from memory to a disk that was full, as far as there is room."""
-        if self._on_disk or self._given_up or not self._waiting:
+        if self._on_disk or self._given_up or not self._waiting or self._disk.hung:
             return
         if time.monotonic() < self._retry_at:
             return
         ended = self.ended
+        self._disk.enter()
         try:
             if self._make_directory is not None:
                 self._lock, self._make_directory = self._make_directory(), None
@@ -331,14 +369,16 @@ class SpooledBacklog(Backlog):
                 self._waiting_bytes -= len(self._waiting.popleft().payload)
         except OSError as error:
             self._close_file()
-            self._retry_at, self._given_up = time.monotonic() + _RETRY_S, not is_full(error)
+            self._retry_at, self._given_up = time.monotonic() + _RETRY_S, not may_recover(error)
+        finally:
+            self._disk.leave()
         self.ended = ended
         if not (self._waiting or self._given_up):
             self._on_disk = True
             self._ahead_chunks = self._ahead_on_disk
-            self._sync_needed.set()
+            self._demand.now.set()
             log.warning(
-                "the spool is used again: there is room on the disk",
+                "the spool is used again",
                 extra=fields(session=str(self.spec.key), spool=str(self.directory)),
             )
 
@@ -351,7 +391,7 @@ class SpooledBacklog(Backlog):
         if chunk.note:
             self._notes[index], self._described = chunk.note, False
             self._conditions = holding(self._conditions, parse_notes(chunk.note))
-            self._sync_needed.set()  # soon, because the record does not have the note
+            self._demand.now.set()  # soon, because the record does not have the note
         self._count(segment, chunk, written)
         if self._unread == 0 and len(self._prefetched) < _PREFETCH_CHUNKS:
             self._prefetched.append((self._assign_numbers(segment) + index - segment.first, chunk))
@@ -384,24 +424,37 @@ class SpooledBacklog(Backlog):
             os.truncate(cut.path, cut.size) if cut.count else unlink([cut.path])
         return segment
 
+    def leave_disk(self) -> None:
+        """Continue in memory until the disk, which does not answer, answers again. What must be
+        done on it now is done then."""
+        self._failed(not_answering())
+
     def _failed(self, error: OSError) -> None:
         """Continue in memory after a write has failed. Chunks on disk are still read from there."""
         if not self._on_disk:
             return
         self.intact = self._on_disk = False
         self._succeeded.set()
-        self._close_file()
         self._ahead_chunks = self._ahead_chunks and AHEAD_CHUNKS
-        self._retry_at, self._given_up = time.monotonic() + _RETRY_S, not is_full(error)
+        self._retry_at, self._given_up = time.monotonic() + _RETRY_S, not may_recover(error)
+        until = "there is room" if is_full(error) else "it answers"
         log.error(
             "the spool failed (%s): the session continues in memory only and cannot be resumed%s",
             error.strerror,
-            "" if self._given_up else " until there is room again",
+            "" if self._given_up else f" until {until} again",
             extra=fields(session=str(self.spec.key), spool=str(self.directory)),
         )
-        self._mark_failed()
+        if self._disk.hung:
+            file, self._file = self._file, None
+            self._disk.later(partial(self._mark_failed, file))
+        else:
+            self._close_file()
+            self._mark_failed()
 
-    def _mark_failed(self) -> None:
+    def _mark_failed(self, file: int | None = None) -> None:
+        if file is not None:
+            with contextlib.suppress(OSError):
+                os.close(file)
         # No later run may reuse numbers that are now used from memory. A rename needs no space.
         with contextlib.suppress(OSError):
             os.replace(self.directory / SESSION, self.directory / FAILED)
@@ -435,8 +488,8 @@ class SpooledBacklog(Backlog):
         if self._prefetched:
             # After a power cut, numbers of lost chunks must not be reused.
             unsynced = self._read_index - len(self._prefetched) - self._synced_index
-            if self._on_disk and unsynced >= self._max_unsynced_chunks // 2:
-                self._sync_needed.set()
+            if self._on_disk and unsynced >= self._sync_at_chunks:
+                self._demand.now.set()
                 if unsynced >= self._max_unsynced_chunks:
                     return None
             return self._numbered(*self._prefetched.popleft())
@@ -475,6 +528,12 @@ class SpooledBacklog(Backlog):
 
     def _prefetch(self) -> None:
         """Read chunks back from the disk, which blocks the event loop."""
+        if not self._unread or self._disk.hung:
+            return
+        with self._disk.watched():
+            self._read_back()
+
+    def _read_back(self) -> None:
         while self._unread and not self._prefetched:
             segment = next(s for s in self._segments if s.first + s.count > self._read_index)
             if segment.dropping:
@@ -540,6 +599,7 @@ class SpooledBacklog(Backlog):
     def discard(self) -> None:
         self.discarded = True
         self._succeeded.set()
+        self._demand.now.set()
 
     def mark_oldest(self) -> bool:
         """Mark the oldest segment to be dropped by `tidy`. Returns False if there is none.
@@ -639,7 +699,7 @@ class SpooledBacklog(Backlog):
 
     async def _sync(self, in_thread: InThread, acknowledged: list[_Segment]) -> None:
         """Sync every segment except `acknowledged` to the disk. Raises: OSError."""
-        end = self.head.index
+        end, began = self.head.index, time.monotonic()
         unsynced = [
             (segment, segment.size)
             for segment in self._segments
@@ -659,6 +719,8 @@ class SpooledBacklog(Backlog):
             for segment, size in batch:
                 segment.synced = size
         self._synced_index = end
+        quick = time.monotonic() - began < _QUICK_SYNC_S
+        self._sync_at_chunks = self._max_unsynced_chunks * (3 if quick else 2) // 4
 
     async def _save_description(self, in_thread: InThread) -> None:
         """Write new notes and the current session to session.json. Raises: OSError."""

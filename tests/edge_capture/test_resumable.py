@@ -29,7 +29,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     yield spool
     for backlog in spool._sessions:
         backlog.close()
-    spool._thread.shutdown()
+    spool._disk.close()
 
 
 def left(

@@ -80,7 +80,8 @@ async def test_audio_of_an_earlier_run_is_synced_before_it_is_sent(spool: Path) 
 async def test_a_sync_is_requested_when_audio_waits_for_it(
     spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool_directory, "_TIDY_S", 1000)
+    monkeypatch.setattr(spool_directory, "INTERVAL_S", 1000)
+    monkeypatch.setattr(spool_directory, "_CALM_S", 1000)
     keeper = opened(spool)
     backlog = keeper.create(spec(), ORIGIN, "run")
     keeping = asyncio.create_task(keeper.maintain())

@@ -1,0 +1,71 @@
+"""The thread of a directory: what is said of a disk that does not answer, and that it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_capture.disk import thread as module
+from edge_capture.disk.thread import DiskThread
+from tests.waiting import soon, until
+
+DIRECTORY = Path("/mnt/audio")
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Set when the disk answers."""
+    monkeypatch.setattr(module, "HUNG_S", 0.05)
+    monkeypatch.setattr(module, "_WATCH_S", 0.05)
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+async def test_a_disk_that_does_not_answer_is_said_and_used_again(
+    answer: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    done: list[str] = []
+    disk = DiskThread("EDGE_SPOOL", DIRECTORY)
+    disk.on_hung = lambda: disk.later(lambda: done.append("later"))
+    running = asyncio.create_task(disk.run(answer.wait))
+    await until(lambda: disk.hung, "it does not answer")
+    assert "EDGE_SPOOL: the disk does not answer: audio is kept in memory" in caplog.text
+    assert caplog.records[0].__dict__["fields"] == {"directory": str(DIRECTORY)}
+    answer.set()
+    await soon(running, 30)
+    assert not disk.hung
+    assert "answers again" in caplog.text
+    await disk.run(lambda: done.append("next"))
+    assert done == ["later", "next"]
+    disk.close()
+
+
+async def test_an_error_reaches_the_caller(answer: threading.Event) -> None:
+    disk = DiskThread("EDGE_SPOOL", DIRECTORY)
+    with pytest.raises(FileNotFoundError):
+        await disk.run((DIRECTORY / "missing").stat)
+    disk.close()
+
+
+async def test_the_program_ends_although_the_disk_hangs(answer: threading.Event) -> None:
+    disk = DiskThread("EDGE_SPOOL", DIRECTORY)
+    running = asyncio.create_task(disk.run(answer.wait))
+    assert not await soon(disk.or_hung(running), 30)
+    disk.close()
+    running.cancel()
+
+
+async def test_an_event_loop_that_waits_for_the_disk_is_said(
+    answer: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = DiskThread("EDGE_SPOOL", DIRECTORY)
+    await disk.run(lambda: None)
+    with disk.watched():
+        await until(lambda: "nothing is captured until it does" in caplog.text, "it is said")
+    assert "EDGE_SPOOL: the disk answers again" in caplog.text
+    disk.close()
