@@ -134,7 +134,7 @@ def account(
         for cause, seconds in sums.gaps.items():
             found.gap_seconds[cause] = found.gap_seconds.get(cause, 0.0) + seconds
     for before, after in itertools.pairwise(ordered):
-        if after.start - before.end <= _JOINED_S:
+        if after.start - before.end <= (_JOINED_S if exact else _BLUR_S):
             continue
         found.absent_seconds += after.start - before.end
         gaps.append((before.end - blur, after.start + blur))

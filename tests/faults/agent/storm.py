@@ -144,7 +144,10 @@ class Storm:
         for word in account.words.missing:
             before = [(word.start - at, name) for at, name in self._times if at < word.end]
             after, name = before[-1] if before else (0.0, "any fault")
-            account.problems.append(f"{word.word!r} is lost {after:.1f} s after: {name}")
+            said = datetime.fromtimestamp(time.time() - boot_time() + word.start)
+            account.problems.append(
+                f"{word.word!r}, said at {said:%H:%M:%S.%f}, is lost {after:.1f} s after: {name}"
+            )
 
     def _between(self, least: float, most: float) -> float:
         return self._random.uniform(least, most)
