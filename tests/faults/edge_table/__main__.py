@@ -4,8 +4,9 @@ Each row has a sound server, an edge that records tone words from it, a broker, 
 emulated provider of its own, all real processes. The edge is `natterjack-edge mic` or, with
 `--program run`, an agent with a configuration file. `captured` is the time by the boot clock from
 the start of the recording, as the sound server tells it, until the edge handles the signal that
-ends it, as its log tells; `once` are the words that an independent recorder heard and the
-transcript has once. A row is met if captured = transcribed + named gaps, to 0.2 s, and no word is
+ends it, as its log tells, and what it captured from then until the next line of its log, which a
+busy machine makes late; `once` are the words that an independent recorder heard and the transcript
+has once. A row is met if captured = transcribed + named gaps, to 0.2 s, and no word is
 lost outside of a gap or doubled.
 """
 

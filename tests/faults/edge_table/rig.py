@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import itertools
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 from nats.errors import Error as NatsError
 
-from natterjack.audio import AUDIO_POS, SESSION_ID
+from natterjack.audio import AUDIO_POS, AUDIO_TIME, SESSION_ID
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.events import StatusEvent
@@ -70,7 +72,10 @@ class Rig:
         self._clock = directory / "suspended"
         self._suspended = 0.0
         self._ahead = 0.0
+        self._epoch = time.time() - boot_time()
         self._started = 0.0
+        self._captured_until = 0.0
+        """The end of the last chunk by the wall clock of the edge, in seconds since 1970."""
         self._edges = 0
 
     @contextlib.asynccontextmanager
@@ -247,6 +252,11 @@ class Rig:
             self.problems.append(str(error))
         events = await stored.events(self.broker, TENANT)
         result.published, gaps = await self._published()
+        captured = self._captured_until - self._epoch - self._ahead - self._started
+        if 0 < (longer := captured - result.wall) < self._stopping_seconds():
+            result.wall = captured
+            if longer > _NOTED_SECONDS:
+                self.notes.append(f"it captured for {longer:.2f} s after that, before it ended")
         self._gaps = [*gaps, *balance.gaps_of(events)]
         result.sums = balance.add_up(events)
         # The recorder's words are complete only once it has been canceled.
@@ -258,6 +268,17 @@ class Rig:
         if it did not."""
         lines = [e for e in log_of(self.edge) if e["message"].startswith("stopping;")]
         return datetime.fromisoformat(lines[0]["time"]) if lines else None
+
+    def _stopping_seconds(self) -> float:
+        """Seconds from when the edge began to handle the signal until the next line of its log,
+        which it writes when its source is closed. On a busy machine, it captures meanwhile."""
+        times = [
+            datetime.fromisoformat(entry["time"])
+            for entry in itertools.dropwhile(
+                lambda entry: not entry["message"].startswith("stopping;"), log_of(self.edge)
+            )
+        ]
+        return (times[1] - times[0]).total_seconds() if len(times) > 1 else 0.0
 
     def _last_lines(self) -> list[str]:
         """What the agent warned of, and how its log ends."""
@@ -292,6 +313,7 @@ class Rig:
             if start > end:
                 gaps.append((end, start))
             ends[headers[SESSION_ID]] = start + length
+            self._captured_until = int(headers[AUDIO_TIME]) / 1e9 + length
             seconds += length
         info = await self.broker.client.jetstream().stream_info(streams.AUDIO)
         expired = max(0, info.state.first_seq - 1) * _CHUNK_SECONDS
