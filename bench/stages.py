@@ -17,7 +17,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     # The innermost function of a stack that matches a mark determines the stage.
     ("send", ("websocket/connection.py:Socket.send", ".send_nowait", "Stream.send")),
     ("convert", ("worker/audio/convert.py:",)),
-    ("decode headers", ("natterjack/audio.py:", "broker/wire.py:parse", "Feed._next_prefix")),
+    ("decode headers", ("natterjack/audio.py:", "client/wire.py:parse", "Feed._next_prefix")),
     ("relay and clock", ("relay.py:Relay.send_live", "Relay._send_all", "Timeline.advance")),
     (
         "metrics and ledger",
@@ -37,9 +37,9 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "publish",
         (
-            "worker/session/publish.py:", "natterjack/broker/acks.py:", "natterjack/events.py:",
-            "broker/wire.py:encode",
-            "worker/session/events.py:", "Client.post", "Client._flush",
+            "worker/session/output/publish.py:", "broker/client/acks.py:", "natterjack/events.py:",
+            "client/wire.py:encode",
+            "worker/session/output/events.py:", "Client.post", "Client._flush",
             "aio/client.py:Client._flusher",
         ),
     ),
@@ -48,8 +48,8 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "receive",
         (
-            "worker/audio/feed.py:", "natterjack/broker/fastpath.py:", "protocol/parser.py:",
-            "broker/wire.py:decode",
+            "worker/audio/feed.py:", "natterjack/broker/client/fastpath.py:", "protocol/parser.py:",
+            "client/wire.py:decode",
             "asyncio/streams.py:", "Client._read_loop",
         ),
     ),

@@ -25,7 +25,7 @@ from packaging.version import Version
 from natterjack.process.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
-FASTPATH = ("natterjack/broker/fastpath.py", "natterjack/broker/parser.py")
+FASTPATH = ("natterjack/broker/client/fastpath.py", "natterjack/broker/client/parser.py")
 
 NATS_PY = {
     # Methods that fastpath overrides, with their parameters.

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import natterjack
+from natterjack.broker.client.wire import parse_headers
 from natterjack.broker.connection import Broker, connected
-from natterjack.broker.wire import parse_headers
 from natterjack.events import TurnEvent
 from natterjack.settings import BrokerSettings
 from natterjack.speaking.session import Speaking

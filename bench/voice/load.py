@@ -12,8 +12,8 @@ import argparse
 import asyncio
 import time
 
+from natterjack.broker.client.wire import parse_headers
 from natterjack.broker.connection import Broker, connected
-from natterjack.broker.wire import parse_headers
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import (
     SPEECH_PREFIX,

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from natterjack import subjects
-from natterjack.asyncapi import document
 from natterjack.broker import streams
+from natterjack.description.asyncapi import document
 from natterjack.settings import KINDS, StreamSettings
 
 from .markdown import cell, code, heading, paragraphs, sentence, table

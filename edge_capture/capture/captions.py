@@ -12,8 +12,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from natterjack.broker.client.fastpath import DirectSubscription
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import DirectSubscription
 from natterjack.broker.login.permissions import CAPTION_KINDS
 from natterjack.consume.captions import Captions
 from natterjack.consume.interims import InterimQueue

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from weakref import WeakKeyDictionary, ref
 
-from natterjack.broker.fastpath import Client
+from natterjack.broker.client.fastpath import Client
 
 _LONGEST_S = 0.25
 """Without another chunk, what has arrived is read after that."""

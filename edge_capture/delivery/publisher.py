@@ -17,8 +17,8 @@ import time
 from nats.errors import Error as NatsError
 
 from natterjack.audio import MSG_ID, ChunkHeader, encode_chunk_headers
+from natterjack.broker.client.fastpath import MessageTooLarge
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.broker.streams import AUDIO, SESSIONS
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey, audio_subject

@@ -18,8 +18,8 @@ from typing import NamedTuple, Protocol
 
 from nats.errors import Error as NatsError
 
+from natterjack.broker.client.fastpath import DirectSubscription
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import DirectSubscription
 from natterjack.broker.streams import TRANSCRIPTS
 from natterjack.errors import BadEvent, NotAllowed
 from natterjack.events import StatusEvent, parse_event

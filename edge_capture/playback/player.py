@@ -13,9 +13,9 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js.errors import NotFoundError
 
+from natterjack.broker.client.wire import parse_headers
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import SPEECH
-from natterjack.broker.wire import parse_headers
 from natterjack.errors import BadChunk, NotAllowed
 from natterjack.process.run import end_tasks
 from natterjack.subjects import SessionKey, played_subject, speech_subject

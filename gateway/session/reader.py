@@ -16,8 +16,8 @@ from collections import deque
 
 from nats.errors import Error as NatsError
 
+from natterjack.broker.client.fastpath import DirectSubscription
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import DirectSubscription
 from natterjack.broker.stored import Stored, StoreUnavailable, StreamStore
 from natterjack.decoding import AnyEvent, decode_event
 from natterjack.errors import BadEvent

@@ -23,8 +23,8 @@ from pydantic import ValidationError
 
 from edge_capture.hold.exchange import machine_name
 from natterjack.audio import AUDIO_END, AUDIO_POS, AUDIO_SEQ, SESSION_ID, AudioFormat
+from natterjack.broker.client.fastpath import DirectSubscription
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import DirectSubscription
 from natterjack.broker.stored import Stored, StoreUnavailable, StreamStore
 from natterjack.broker.streams import SESSIONS
 from natterjack.hold import Hold, parse_hold

@@ -15,8 +15,8 @@ from edge_capture.delivery.publisher import Publisher
 from edge_capture.delivery.token_bucket import TokenBucket
 from natterjack.audio import AUDIO_SEQ
 from natterjack.broker import streams
+from natterjack.broker.client.fastpath import DirectSubscription
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import DirectSubscription
 from natterjack.broker.stored import StoreUnavailable, StreamStore
 from natterjack.process.run import end_tasks
 from natterjack.subjects import AUDIO_PREFIX, SessionKey, audio_subject

@@ -19,8 +19,8 @@ from natterjack.settings import BrokerSettings, load
 from natterjack.telemetry.log import fields
 from natterjack.telemetry.repeats import Repeats
 
-from .acks import Acks
-from .fastpath import Client
+from .client.acks import Acks
+from .client.fastpath import Client
 from .login.attempts import Attempts, describe
 from .login.credentials import Credentials, Identity
 from .login.reissue import Reissue

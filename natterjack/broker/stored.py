@@ -15,9 +15,9 @@ from nats.errors import Error as NatsError
 
 from natterjack.errors import BrokerError
 
+from .client.fastpath import DirectSubscription
+from .client.wire import parse_headers, parse_status
 from .connection import Broker
-from .fastpath import DirectSubscription
-from .wire import parse_headers, parse_status
 
 _TIMEOUT_S = 3.0
 _MAX_BATCHES = 16

@@ -13,8 +13,8 @@ from nats.js.errors import NoStreamResponseError
 from pydantic_core import from_json, to_json
 
 from natterjack.broker import streams
+from natterjack.broker.client.fastpath import MessageTooLarge
 from natterjack.broker.connection import Broker, connected_by
-from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.decoding import AnyEvent, decode_event
 from natterjack.errors import BadEvent, StreamMissing
 from natterjack.position import Position

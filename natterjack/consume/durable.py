@@ -41,9 +41,9 @@ from natterjack.subjects import EventKind, check_token, transcript_filter
 
 from .dead_letters import bury
 from .options import checked_kinds, checked_since
-from .participant import Participant
 from .readahead import StoredMessage
 from .sharing.backlog import Item, Lane
+from .sharing.participant import Participant
 
 log = logging.getLogger(__name__)
 

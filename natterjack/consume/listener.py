@@ -19,8 +19,8 @@ from typing import Literal, overload
 from nats.errors import Error as NatsError
 
 from natterjack.broker import streams
+from natterjack.broker.client.fastpath import DirectSubscription
 from natterjack.broker.connection import Broker, connected_by
-from natterjack.broker.fastpath import DirectSubscription
 from natterjack.decoding import AnyEvent, decode_event
 from natterjack.errors import BadEvent, NotAllowed, StreamMissing
 from natterjack.events import InterimEvent

@@ -13,10 +13,10 @@ import time
 from collections import deque
 from typing import NamedTuple
 
+from natterjack.broker.client.fastpath import DirectSubscription
+from natterjack.broker.client.wire import parse_headers, parse_status
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import DirectSubscription
 from natterjack.broker.pull import ConsumerGone
-from natterjack.broker.wire import parse_headers, parse_status
 from natterjack.position import Position
 
 _MESSAGES = 512

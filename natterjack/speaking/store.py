@@ -10,8 +10,8 @@ from nats.js.errors import APIError, NoStreamResponseError
 
 from natterjack.audio import MSG_ID
 from natterjack.broker import store_limits
+from natterjack.broker.client.fastpath import MessageTooLarge
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.errors import StreamMismatch, StreamMissing, UsageError
 
 from .events import CURE

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from natterjack.asyncapi import document
+from natterjack.description.asyncapi import document
 
 from ..waiting import bound
 from .npm import CLIENT, install, program

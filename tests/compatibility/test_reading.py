@@ -11,7 +11,6 @@ import pytest
 from jsonschema import Draft202012Validator
 from nats.aio.msg import Msg
 
-from natterjack.asyncapi import document
 from natterjack.audio import (
     AUDIO_POS,
     AUDIO_SEQ,
@@ -23,10 +22,11 @@ from natterjack.audio import (
     read_chunk_headers,
 )
 from natterjack.broker import streams
+from natterjack.broker.client.wire import parse_headers
 from natterjack.broker.connection import Broker
 from natterjack.broker.stored import Stored, StreamStore
-from natterjack.broker.wire import parse_headers
 from natterjack.control import ControlReply, ControlRequest
+from natterjack.description.asyncapi import document
 from natterjack.errors import UsageError
 from natterjack.events import parse_event
 from natterjack.fleet.budgets import parse_budget, parse_usage

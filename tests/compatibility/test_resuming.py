@@ -11,8 +11,8 @@ import pytest
 
 from natterjack.audio import MSG_ID
 from natterjack.broker import streams
+from natterjack.broker.client.wire import parse_headers
 from natterjack.broker.connection import Broker
-from natterjack.broker.wire import parse_headers
 from natterjack.emulators import tones
 from natterjack.emulators.deepgram.flux_speak import DeepgramFluxSpeakEmulator
 from natterjack.events import StatusEvent

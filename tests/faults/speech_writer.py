@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from natterjack.broker.connection import Broker
 from natterjack.events import Durable, FinalEvent, StatusEvent, TurnEvent
 from natterjack.subjects import EventKind, SessionKey
-from worker.session.publish import Publisher
+from worker.session.output.publish import Publisher
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 

@@ -23,10 +23,10 @@ from natterjack.audio import (
     read_chunk_headers,
     wall_clock,
 )
+from natterjack.broker.client.fastpath import DirectSubscription
+from natterjack.broker.client.wire import parse_headers
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import DirectSubscription
 from natterjack.broker.stored import StoreUnavailable, StreamStore
-from natterjack.broker.wire import parse_headers
 from natterjack.errors import BadChunk
 from natterjack.notices import gap_cause
 from natterjack.spec import SessionSpec

@@ -12,8 +12,8 @@ from nats.js.errors import APIError, KeyNotFoundError
 from nats.js.kv import KeyValue
 from pydantic import TypeAdapter, ValidationError
 
+from natterjack.broker.client.fastpath import MessageTooLarge
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.broker.streams import CHECKPOINTS_BUCKET, bucket_subject
 from natterjack.events import Account
 from natterjack.subjects import SessionKey

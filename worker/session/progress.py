@@ -15,9 +15,9 @@ from worker.audio.feed import Feed
 from worker.metering.account import AccountBuilder
 from worker.metering.ledger import Ledger
 
-from .events import EventWriter
+from .output.events import EventWriter
+from .output.timeline import Timeline
 from .relay import Relay
-from .timeline import Timeline
 
 _HOLE_SECONDS = 1.0
 """Audio of this length before a final may have held another one."""

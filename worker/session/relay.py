@@ -19,7 +19,7 @@ from worker.metrics import Metrics
 from worker.providers.auto_reset import AutoResetEvent
 from worker.settings import WorkerSettings
 
-from .timeline import Timeline
+from .output.timeline import Timeline
 
 _BURST_SECONDS = 0.5
 """The length of audio that may be sent at once, before the catch-up rate applies."""

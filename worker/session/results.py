@@ -21,9 +21,9 @@ from worker.providers.guard import Guard
 
 from .intake import Parked
 from .lease import Lease
+from .output.timeline import Timeline
 from .progress import Progress
 from .relay import Relay
-from .timeline import Timeline
 
 log = logging.getLogger(__name__)
 

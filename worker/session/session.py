@@ -37,11 +37,11 @@ from .admission import Admission, CutoffReached, Held, NoProvider, Stuck
 from .checkpoint import Checkpoint, CheckpointStore
 from .control import Controls, controlled
 from .cutoff import BUDGET, Cutoff
-from .events import EventWriter, UsageSchedule
 from .intake import Intake, Parked, Queries
 from .lease import AlreadyClosed, KeyBusy, Lease, Lifecycle
+from .output.events import EventWriter, UsageSchedule
+from .output.publish import Publisher
 from .progress import Progress, record_prefix
-from .publish import Publisher
 from .relay import Relay
 from .results import Results, decisive
 from .retry import Retry

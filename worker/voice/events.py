@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from natterjack.broker import streams
-from natterjack.broker.fastpath import MessageTooLarge
+from natterjack.broker.client.fastpath import MessageTooLarge
 from natterjack.errors import BadEvent
 from natterjack.events import Durable, StatusState
 from natterjack.subjects import VOICE_EVENT_KINDS, VOICE_EVENT_PREFIX
@@ -22,7 +22,7 @@ from natterjack.voice.events import (
 from natterjack.voice.spec import VoiceSpec
 from worker import fitting
 from worker.metrics import Metrics
-from worker.session.publish import Channel
+from worker.session.output.publish import Channel
 
 
 def _parse(payload: bytes) -> Durable | None:
@@ -37,7 +37,7 @@ VOICE = Channel(streams.VOICE_EVENTS, VOICE_EVENT_PREFIX, VOICE_EVENT_KINDS, _pa
 
 
 class Outlet(Protocol):
-    """The destination of events; worker.session.publish.Publisher implements it."""
+    """The destination of events; worker.session.output.publish.Publisher implements it."""
 
     async def resume(self) -> None: ...
     async def durable(self, kind: str, make: Callable[[int], bytes]) -> None: ...

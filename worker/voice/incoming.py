@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from pydantic import BaseModel
 
-from natterjack.broker.parser import Receive
+from natterjack.broker.client.parser import Receive
 from natterjack.errors import BadEvent
 from natterjack.events import TurnEvent, parse_event
 from natterjack.subjects import (
@@ -23,7 +23,7 @@ from worker.services import Services
 from worker.session.control import answering
 
 from .progress import Progress
-from .text_feed import TextFeed
+from .text.feed import TextFeed
 
 log = logging.getLogger(__name__)
 

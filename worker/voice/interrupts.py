@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from natterjack.plugin.errors import ProviderError
 from worker.metrics import Metrics
 
-from .phrases import Phrase
 from .playback import Heard, Place, Spoken
 from .progress import Progress
 from .relay import Relay
-from .text import Utterance
+from .text.ordering import Utterance
+from .text.phrases import Phrase
 
 _STOP_SECONDS = 1.0
 """How long the player's answer to a cut is waited for."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from natterjack.voice.spec import Played
 
-from .phrases import CHARACTERS_PER_SECOND
+from .text.phrases import CHARACTERS_PER_SECOND
 
 _RECENT_SECONDS = 1.5
 """How old the report of a player may be that shows that it waits for speech."""

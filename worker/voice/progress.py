@@ -15,10 +15,10 @@ from worker.metrics import Metrics
 
 from .checkpoint import OpenUtterance, VoiceAccount, VoiceCheckpoint
 from .events import EventWriter
-from .phrases import SLOWEST_PACE, Phrase
 from .playback import Place, Playback, Spoken
 from .speech import Speech
-from .text import Script
+from .text.ordering import Script
+from .text.phrases import SLOWEST_PACE, Phrase
 
 LOOK_SECONDS = 0.25
 """Longest time after which the tasks of a session look for what is due, if nothing wakes them."""

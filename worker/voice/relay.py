@@ -21,10 +21,17 @@ from worker.providers.chain import Chain
 from worker.settings import WorkerSettings
 
 from .lease import VoiceLease
-from .pacing import Pacer
-from .phrases import CHARACTERS_PER_SECOND, Phrase, limits, longest_seconds, phrase_end, speakable
 from .playback import Spoken
 from .progress import LOOK_SECONDS, Progress
+from .text.pacing import Pacer
+from .text.phrases import (
+    CHARACTERS_PER_SECOND,
+    Phrase,
+    limits,
+    longest_seconds,
+    phrase_end,
+    speakable,
+)
 
 log = logging.getLogger(__name__)
 

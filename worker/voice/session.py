@@ -33,7 +33,7 @@ from worker.session.checkpoint import CheckpointStore
 from worker.session.cutoff import BUDGET, Cutoff
 from worker.session.intake import first_queued
 from worker.session.lease import AlreadyClosed, KeyBusy, Lifecycle, QueueUnknown
-from worker.session.publish import Publisher
+from worker.session.output.publish import Publisher
 from worker.session.results import decisive
 from worker.session.states import State
 from worker.session.takeover import Claimant, give_up_reason

@@ -25,7 +25,7 @@ from .lease import VoiceLease
 from .progress import LOOK_SECONDS, Progress
 from .relay import Relay
 from .speech import Overheard
-from .text_feed import TextFeed
+from .text.feed import TextFeed
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from natterjack.errors import UsageError
 from natterjack.process.files import replace_text
 from natterjack.subjects import RENEW_PREFIX
 
-from ..fastpath import Client
+from ..client.fastpath import Client
 from .credentials import Credentials, Identity
 from .jwt import credentials, read_claims
 from .renewal import Try, refused

@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from natterjack.errors import BrokerError
 from natterjack.telemetry.log import fields
 
-from ..fastpath import Client
+from ..client.fastpath import Client
 from .attempts import Attempts, reason
 from .credentials import Credentials, Identity
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 
 from nats.errors import Error as NatsError
 
+from natterjack.broker.client.fastpath import DirectSubscription
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import DirectSubscription
 from natterjack.subjects import DURABLE_PREFIX
 
 LIFE_S = 5.0

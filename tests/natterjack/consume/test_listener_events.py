@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from natterjack.broker.client.fastpath import Client
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import Client
 from natterjack.consume.listener import Listener
 from natterjack.consume.readahead import decode_message
 from natterjack.decoding import AnyEvent

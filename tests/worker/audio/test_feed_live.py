@@ -8,8 +8,8 @@ import pytest
 
 from natterjack.audio import ChunkHeader, encode_chunk_headers
 from natterjack.broker import streams
+from natterjack.broker.client.fastpath import Client
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import Client
 from natterjack.broker.stored import StreamStore
 from natterjack.spec import SessionSpec
 from tests.waiting import soon, until

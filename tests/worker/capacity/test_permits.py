@@ -8,8 +8,8 @@ import time
 import pytest
 
 from natterjack.broker import streams
+from natterjack.broker.client.fastpath import Client
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import Client
 from natterjack.broker.stored import StreamStore
 from natterjack.subjects import SLOT_PREFIX
 from tests.waiting import soon

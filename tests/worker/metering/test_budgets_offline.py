@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from natterjack.broker.client.fastpath import Client
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import Client
 from natterjack.events import ProviderUsage
 from natterjack.fleet.budgets import DEFAULT_KEY, Budget, Used, budget_key
 from natterjack.fleet.usage import DayUsage

@@ -25,8 +25,8 @@ from tests.searching import examples
 from tests.worker.session.in_memory import Published
 from worker.metrics import Metrics
 from worker.providers.guard import Guard
-from worker.session.events import EventWriter
-from worker.session.timeline import Timeline
+from worker.session.output.events import EventWriter
+from worker.session.output.timeline import Timeline
 
 RATE = 16_000
 SENT = 100.0

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from natterjack.broker.fastpath import MessageTooLarge
+from natterjack.broker.client.fastpath import MessageTooLarge
 from natterjack.events import Event, parse_event
 from natterjack.spec import SessionSpec
 from natterjack.subjects import EventKind
@@ -16,7 +16,7 @@ from worker.metering.ledger import Ledger
 from worker.metering.tally import Tally
 from worker.metrics import Metrics
 from worker.session.checkpoint import Checkpoint
-from worker.session.events import EventWriter
+from worker.session.output.events import EventWriter
 from worker.session.progress import Progress
 
 

@@ -16,8 +16,8 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from natterjack.broker import streams
+from natterjack.broker.client.fastpath import Client
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import Client
 from natterjack.broker.stored import StreamStore
 from natterjack.events import StatusEvent
 from natterjack.fleet.roster import SessionRecord

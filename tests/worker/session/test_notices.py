@@ -23,9 +23,9 @@ from worker.audio.reorder import Chunk
 from worker.errors import KindNotStored
 from worker.session.cutoff import Cutoff
 from worker.session.lease import Lease
+from worker.session.output.timeline import Timeline
 from worker.session.progress import Progress
 from worker.session.takeover import Claimant
-from worker.session.timeline import Timeline
 
 from .in_memory import Bucket, BucketStore, Published, progress
 

@@ -11,8 +11,8 @@ from natterjack.plugin.errors import PluginFault, ProviderError, RemoteProtocolE
 from natterjack.plugin.provider import Final
 from natterjack.spec import SessionSpec
 from tests.worker.session.in_memory import Published, progress
+from worker.session.output.timeline import Timeline
 from worker.session.progress import record_prefix
-from worker.session.timeline import Timeline
 
 RATE = 16_000
 SPEC = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=RATE)

@@ -6,8 +6,8 @@ from typing import Any
 
 from natterjack.voice.spec import Played
 from worker.voice.interrupts import heard_as_said
-from worker.voice.phrases import Phrase
 from worker.voice.playback import Heard, Playback, Spoken
+from worker.voice.text.phrases import Phrase
 
 RATE = 8000
 TEXT = "One two three. Four five six seven."

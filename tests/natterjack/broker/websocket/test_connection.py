@@ -11,8 +11,8 @@ import pytest
 import uvloop
 from aiohttp import WSMsgType, web
 
+from natterjack.broker.client.fastpath import Client
 from natterjack.broker.connection import Broker, connect, connected
-from natterjack.broker.fastpath import Client
 from natterjack.broker.login.credentials import Credentials
 from natterjack.errors import BrokerUnreachable
 from natterjack.settings import BrokerSettings
@@ -21,14 +21,7 @@ from tests.identities import Authority
 from tests.nats_server import NatsServer
 from tests.waiting import soon, until
 
-from ..test_connection import (  # noqa: F401 - with the server below
-    test_a_killed_server_is_survived,
-    test_closing_while_the_connection_is_lost,
-    test_connect_waits_for_a_server_that_starts_later,
-    test_connected_is_true_only_after_the_reconnect_callbacks,
-    test_no_reply_is_awaited_after_a_reconnect,
-)
-from ..test_fastpath import (  # noqa: F401 - with the server below
+from ..client.test_fastpath import (  # noqa: F401 - with the server below
     test_a_direct_subscription_lasts_from_listen_to_end,
     test_a_failing_receiver_does_not_stop_the_others,
     test_a_flush_does_not_overtake_earlier_commands,
@@ -40,6 +33,13 @@ from ..test_fastpath import (  # noqa: F401 - with the server below
     test_publications_to_a_stream_are_acknowledged,
     test_publishing_while_the_connection_is_lost_raises_nothing,
     test_unsent_publications_are_bounded_and_stay_in_order,
+)
+from ..test_connection import (  # noqa: F401 - with the server below
+    test_a_killed_server_is_survived,
+    test_closing_while_the_connection_is_lost,
+    test_connect_waits_for_a_server_that_starts_later,
+    test_connected_is_true_only_after_the_reconnect_callbacks,
+    test_no_reply_is_awaited_after_a_reconnect,
 )
 from .servers import WebSocketServer
 

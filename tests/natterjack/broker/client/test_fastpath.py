@@ -16,10 +16,10 @@ from nats.errors import FlushTimeoutError, OutboundBufferLimitError
 from nats.js.errors import APIError, NoStreamResponseError
 
 from natterjack.broker import streams
+from natterjack.broker.client.fastpath import Client, MessageTooLarge
+from natterjack.broker.client.wire import headers_size, parse_headers
 from natterjack.broker.connection import Broker, connect, connected
-from natterjack.broker.fastpath import Client, MessageTooLarge
 from natterjack.broker.stored import StoreUnavailable, StreamStore
-from natterjack.broker.wire import headers_size, parse_headers
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from tests.faults.proxy import NatsProxy

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from natterjack.broker.fastpath import MessageTooLarge
+from natterjack.broker.client.fastpath import MessageTooLarge
 from natterjack.events import Account, Gap, TurnEvent, TurnKind
 from natterjack.plugin.provider import Final, Interim, ProviderWord, Turn
 from natterjack.spec import SessionSpec
@@ -16,10 +16,10 @@ from worker.metering.ledger import Ledger
 from worker.metering.prices import Price
 from worker.metering.tally import Tally
 from worker.metrics import Metrics
-from worker.session.events import EventWriter, Turns, UsageSchedule
-from worker.session.timeline import Timeline
+from worker.session.output.events import EventWriter, Turns, UsageSchedule
+from worker.session.output.timeline import Timeline
 
-from .in_memory import Published
+from ..in_memory import Published
 
 RATE = 16_000
 SPEC = SessionSpec(

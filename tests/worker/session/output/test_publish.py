@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from natterjack.broker import streams
+from natterjack.broker.client.fastpath import MessageTooLarge
 from natterjack.broker.connection import Broker, connected
-from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.broker.stored import Stored, StoreUnavailable, StreamStore
 from natterjack.events import Durable, FinalEvent, StatusEvent, StatusState, parse_event
 from natterjack.local.embedded import EmbeddedServer
@@ -21,7 +21,7 @@ from tests.limited import LimitedServer
 from tests.waiting import soon, until
 from worker.errors import LeaseLost, Overtaken
 from worker.session.checkpoint import Checkpoint, CheckpointStore
-from worker.session.publish import Publisher
+from worker.session.output.publish import Publisher
 
 KEY = SessionKey("t", "c", "s")
 

@@ -33,10 +33,10 @@ from natterjack.process.run import end_tasks
 from natterjack.process.waiting import keep_cancellations
 from natterjack.telemetry.log import fields
 
-from .login.attempts import last_error
-from .login.credentials import Identity
+from ..login.attempts import last_error
+from ..login.credentials import Identity
+from ..websocket import SCHEMES, open_websocket
 from .parser import DirectParser, Receive
-from .websocket import SCHEMES, open_websocket
 from .wire import encode_publish, headers_size, message_size
 
 log = logging.getLogger(__name__)

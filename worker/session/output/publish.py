@@ -13,9 +13,9 @@ from nats.js.api import RawStreamMsg
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from natterjack.broker import streams
+from natterjack.broker.client.fastpath import MessageTooLarge
 from natterjack.broker.connection import Broker
 from natterjack.broker.differences import overlap
-from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.broker.store_limits import explain_refused_message
 from natterjack.events import Durable, StatusEvent, parse_durable
 from natterjack.subjects import DURABLE_KINDS, TRANSCRIPT_PREFIX, SessionKey

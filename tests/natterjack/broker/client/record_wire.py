@@ -1,6 +1,7 @@
 """Records what nats-py and a nats-server say to each other, for `test_wire.py`.
 
-`python -m tests.natterjack.broker.record_wire` writes `recorded/client` and `recorded/server`.
+`python -m tests.natterjack.broker.client.record_wire` writes `recorded/client` and
+`recorded/server`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from worker.session.timeline import Timeline
+from worker.session.output.timeline import Timeline
 
 
 def test_stream_time_starts_at_the_resume_position() -> None:

@@ -19,12 +19,12 @@ from natterjack.process.run import end_tasks
 from natterjack.subjects import DURABLE_PREFIX
 from natterjack.telemetry.log import fields
 
-from .readahead import StoredMessage
-from .reader import DurableReader, Since
-from .sharing.backlog import Backlog, Item, Lane
-from .sharing.holdings import Holdings
-from .sharing.progress import Conflict, Progress
-from .sharing.shares import digest, key_of, share_of
+from ..readahead import StoredMessage
+from ..reader import DurableReader, Since
+from .backlog import Backlog, Item, Lane
+from .holdings import Holdings
+from .progress import Conflict, Progress
+from .shares import digest, key_of, share_of
 
 log = logging.getLogger(__name__)
 

@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from natterjack.asyncapi import document
+from natterjack.description.asyncapi import document
 from natterjack.events import FinalEvent, Word
 from tests.compatibility.messages import described, with_new_fields
 
-from ..waiting import bound
+from ...waiting import bound
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "asyncapi.json"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "asyncapi.json"
 
 
 def test_the_document_is_up_to_date() -> None:

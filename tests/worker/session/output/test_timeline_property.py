@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.searching import examples
-from worker.session.timeline import Timeline
+from worker.session.output.timeline import Timeline
 
 NS = 1_000_000_000
 RATES = st.sampled_from([8000, 16_000, 44_100, 1000])

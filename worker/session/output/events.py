@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
 
-from natterjack.broker.fastpath import MessageTooLarge
+from natterjack.broker.client.fastpath import MessageTooLarge
 from natterjack.events import (
     Durable,
     FinalEvent,
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Outlet(Protocol):
-    """The destination of events; worker.session.publish.Publisher implements it. It raises
+    """The destination of events; worker.session.output.publish.Publisher implements it. It raises
     MessageTooLarge for an event that the broker would not accept, without publishing it."""
 
     async def resume(self) -> None: ...

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.searching import examples
-from worker.voice.phrases import Limits, boundary, limits, phrase_end, speakable
+from worker.voice.text.phrases import Limits, boundary, limits, phrase_end, speakable
 
 LIMITS = Limits(shortest=20, longest=60)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from natterjack.plugin.voice import VoiceCapabilities
-from worker.voice.pacing import Pacer
+from worker.voice.text.pacing import Pacer
 
 
 def test_without_limits_nothing_waits() -> None:

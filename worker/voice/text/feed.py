@@ -10,15 +10,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from natterjack.audio import SESSION_ID
+from natterjack.broker.client.fastpath import DirectSubscription
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import DirectSubscription
 from natterjack.broker.stored import StoreUnavailable, StreamStore
 from natterjack.errors import BadEvent
 from natterjack.subjects import SessionKey, text_subject
 from natterjack.telemetry.log import fields
 from natterjack.voice.spec import TextPiece, parse_piece, parse_place
 
-from .text import Script
+from .ordering import Script
 
 log = logging.getLogger(__name__)
 

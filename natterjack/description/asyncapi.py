@@ -14,13 +14,12 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from . import audio, notices
-from .control import ControlReply, ControlRequest
-from .events import FinalEvent, InterimEvent, NoticeEvent, StatusEvent, TurnEvent, UsageEvent
-from .hold import Hold
-from .schemas import plain
-from .spec import SessionSpec
-from .subjects import (
+from .. import audio, notices
+from ..control import ControlReply, ControlRequest
+from ..events import FinalEvent, InterimEvent, NoticeEvent, StatusEvent, TurnEvent, UsageEvent
+from ..hold import Hold
+from ..spec import SessionSpec
+from ..subjects import (
     AUDIO_PREFIX,
     CONTROL_PREFIX,
     DURABLE_KINDS,
@@ -36,10 +35,11 @@ from .subjects import (
     VOICE_EVENT_PREFIX,
     VOICE_SESSION_PREFIX,
 )
-from .voice.audio import AUDIO_ANSWER, AUDIO_CUT, AUDIO_FENCE, EPOCH, SAMPLE_RATE, UTTERANCE
-from .voice.control import VoiceReply, VoiceRequest
-from .voice.events import UtteranceEvent, VoiceStatusEvent, VoiceUsage
-from .voice.spec import Played, TextPiece, VoiceSpec
+from ..voice.audio import AUDIO_ANSWER, AUDIO_CUT, AUDIO_FENCE, EPOCH, SAMPLE_RATE, UTTERANCE
+from ..voice.control import VoiceReply, VoiceRequest
+from ..voice.events import UtteranceEvent, VoiceStatusEvent, VoiceUsage
+from ..voice.spec import Played, TextPiece, VoiceSpec
+from .schemas import plain
 
 _EVENTS: dict[str, type[BaseModel]] = {
     "interim": InterimEvent,

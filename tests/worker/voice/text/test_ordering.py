@@ -6,7 +6,7 @@ import itertools
 import random
 
 from natterjack.voice.spec import TextPiece
-from worker.voice.text import MAX_CHARACTERS, MISSING, Script
+from worker.voice.text.ordering import MAX_CHARACTERS, MISSING, Script
 
 
 def piece(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from natterjack.broker import wire
-from natterjack.broker.wire import (
+from natterjack.broker.client import wire
+from natterjack.broker.client.wire import (
     decode_messages,
     encode_publish,
     parse_headers,

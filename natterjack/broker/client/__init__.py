@@ -1,0 +1,1 @@
+"""The client of NATS: nats-py with a faster path; all that touches its private parts."""

@@ -1,0 +1,1 @@
+"""The AsyncAPI document and the JSON schemas that describe the contract for tools."""

@@ -1,0 +1,1 @@
+"""What a session publishes: events made from a provider's, timed, numbered and stored once."""
