@@ -83,7 +83,7 @@ class ForkedProcess:
         while self.poll() is None:
             if countdown.expired():
                 raise subprocess.TimeoutExpired(self.args, timeout or 60)
-            time.sleep(0.005)
+            time.sleep(0.005)  # between two looks
         assert self.returncode is not None
         return self.returncode
 

@@ -21,7 +21,7 @@ def freeze(pid: int) -> None:
     countdown = Countdown(10)
     while not stands_still(pid):
         assert not countdown.expired(), f"process {pid} does not stop"
-        time.sleep(0.002)
+        time.sleep(0.002)  # between two looks
 
 
 def stands_still(pid: int) -> bool:

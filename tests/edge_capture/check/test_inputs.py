@@ -68,7 +68,7 @@ async def test_sources_that_do_not_open_or_do_not_respond(monkeypatch: pytest.Mo
     monkeypatch.setattr(inputs, "_OPEN_S", 0.05)
 
     async def hangs() -> Source:
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # for ever: the limit is 0.05 s
         raise AssertionError
 
     (found,) = await inputs.examine(Input("", hangs), 0.1)

@@ -43,7 +43,7 @@ async def test_what_arrives_in_a_lull_is_read_with_the_next_chunk(ready_broker: 
     await ready_broker.client.flush()
     await begun(ready_broker)
     ready_broker.client.post("a", b"1")
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.3)  # nothing may happen
     assert not received
     await begun(ready_broker)
     await until(lambda: received == [b"1"], "it is read", 5)
@@ -92,7 +92,7 @@ async def test_calm_audio_is_acknowledged_chunk_by_chunk(ready_broker: Broker) -
     for index in range(20):
         publisher.offer(chunk(index))
         await until(lambda n=index: publisher.published == n + 1, "it is sent")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # the pace of audio
         assert publisher.in_flight <= 8 + 1
     publisher.offer(chunk(20, end=True))
     await soon(running, 10)

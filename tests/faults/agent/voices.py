@@ -50,7 +50,7 @@ class Voice:
         count = -1
         while count != len(self.said) or (self.said and self.said[-1].end > boot_time()):
             count = len(self.said)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # between two looks
 
     async def between_words(self) -> None:
         """Return when the next block begins no word, and ends none."""

@@ -62,14 +62,14 @@ async def nothing(rig: Rig) -> None:
 
 async def microphone_killed(rig: Rig) -> None:
     rig.sound.kill()
-    await asyncio.sleep(6)
+    await asyncio.sleep(6)  # the length of the fault
     await rig.sound.start()
     await _microphone_is_back(rig)
 
 
 async def microphone_unloaded(rig: Rig) -> None:
     rig.sound.unload()
-    await asyncio.sleep(8)
+    await asyncio.sleep(8)  # the length of the fault
     rig.sound.load()
     await _microphone_is_back(rig)
 
@@ -83,18 +83,18 @@ async def microphone_switched(rig: Rig) -> None:
 
 async def microphone_zeroed(rig: Rig) -> None:
     rig.sound.pactl("set-source-mute", "mic", "1")
-    await asyncio.sleep(15)
+    await asyncio.sleep(15)  # the length of the fault
     rig.sound.pactl("set-source-mute", "mic", "0")
 
 
 async def both_lost(rig: Rig) -> None:
     rig.server.kill()
     rig.sound.kill()
-    await asyncio.sleep(8)
+    await asyncio.sleep(8)  # both are away for this long
     await rig.sound.start()
     try:
         await _microphone_is_back(rig)
-        await asyncio.sleep(8)
+        await asyncio.sleep(8)  # audio that is captured while the broker is away
     finally:
         rig.server.start()
     await rig.delivered(60)
@@ -151,14 +151,14 @@ async def disk_full(rig: Rig) -> None:
     disk = rig.directory / DISK
     filler = disk / "filler"
     rig.server.kill()
-    await asyncio.sleep(3)
+    await asyncio.sleep(3)  # audio that the spool holds before its disk is full
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
     rig.notes.append(f"the disk had {_free(disk)} bytes left")
-    await asyncio.sleep(12)
+    await asyncio.sleep(12)  # the length of the fault
     filler.unlink()
-    await asyncio.sleep(12)
+    await asyncio.sleep(12)  # audio that the spool takes again, with the broker away
     rig.server.start()
     await rig.delivered(120)
 
@@ -173,7 +173,7 @@ def _free(disk: Path) -> int:
 
 def broker_away(minutes: float) -> Happening:
     async def happens(rig: Rig) -> None:
-        await asyncio.sleep(20)
+        await asyncio.sleep(20)  # audio before the outage
         rig.server.kill()
         await asyncio.sleep(minutes * 60)
         rig.server.start()
@@ -185,20 +185,20 @@ def broker_away(minutes: float) -> Happening:
 async def provider_away(rig: Rig) -> None:
     await rig.emulator.set(handshake_status=503)
     await rig.emulator.drop()
-    await asyncio.sleep(60)
+    await asyncio.sleep(60)  # the length of the fault
     await rig.emulator.clear()
-    await asyncio.sleep(20)
+    await asyncio.sleep(20)  # audio after the fault
 
 
 async def max_seconds(rig: Rig) -> None:
-    await asyncio.sleep(40)
+    await asyncio.sleep(40)  # longer than several sessions of this length
 
 
 async def budget(rig: Rig) -> None:
     await rig.budget(20)
-    await asyncio.sleep(50)
+    await asyncio.sleep(50)  # longer than the budget lasts
     await rig.budget(100_000)
-    await asyncio.sleep(30)
+    await asyncio.sleep(30)  # audio after the budget is raised
 
 
 async def two_agents(rig: Rig) -> None:

@@ -141,7 +141,7 @@ class ListenTalker(Talker):
     async def _keep_alive(self) -> None:
         """What an application does while it has no audio."""
         while True:
-            await asyncio.sleep(3)
+            await asyncio.sleep(3)  # the interval of keepalives
             await self.connection.send_keep_alive()
 
     async def _read(self) -> None:

@@ -38,7 +38,7 @@ async def test_a_flux_client_that_says_nothing_is_sent_away(house: House) -> Non
     await house.start_gateway(GATEWAY_SILENCE_SECONDS="0.5")
     async with within(30), websockets.connect(f"{house.gateway.ws}{FLUX}") as socket:
         for _ in range(4):  # pings are life
-            await asyncio.sleep(1)
+            await asyncio.sleep(1)  # twice as long as silence may last
             await (await socket.ping())
         last = (await rest(socket))[-1]
     assert (last["type"], last["code"]) == ("Error", "INACTIVE_CLIENT")

@@ -150,7 +150,7 @@ async def _report(broker: Broker, sessions: list[Spoken], now: datetime) -> None
 async def _keep_reporting(broker: Broker, sessions: list[Spoken]) -> None:
     while True:
         await _report(broker, sessions, datetime.now(UTC))
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # the interval of reports
 
 
 async def _page(browser: Browser, url: str, **options: object) -> Page:
@@ -166,7 +166,7 @@ async def _interim(page: Page, spoken: Spoken, text: str) -> None:
     """Speak until the page shows it."""
     while not await page.locator(".interim", has_text=text).count():
         await spoken.interim(text)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # the pace of interims
 
 
 async def _take(gateway: GatewayProcess, speakers: dict[str, Spoken]) -> None:

@@ -93,7 +93,7 @@ async def test_no_event_is_missed_or_repeated_over_crashes_of_both(
             nats_server.start()
         enough = stored + 100
         while stored < enough:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # between two looks
         going_on = False
     expected = [f"session-1:{n}" for n in range(stored + 1)]
     for reader in readers:
@@ -173,7 +173,7 @@ async def test_a_slow_program_sees_no_stale_interim(
             if blocks:
                 time.sleep(0.05)  # what is tested
             else:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # as slow, without blocking
             if event.type == "status" and event.closing:
                 closed.set()
 
@@ -186,7 +186,7 @@ async def test_a_slow_program_sees_no_stale_interim(
             for number in range(40):
                 await publish(worker, interim(segment, f"{segment}.{number}"))
                 await worker.client.flush()
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.002)  # the pace of interims
             event = final(sequence).model_copy(update={"segment": segment})
             await publish(worker, event)
             sequence += 1

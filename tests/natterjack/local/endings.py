@@ -185,7 +185,7 @@ class Run:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.process.poll()
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # between two looks
         self.process.wait()
         self.close()
 

@@ -56,7 +56,7 @@ def test_the_address_is_one_for_this_machine() -> None:
 
 async def test_a_step_says_how_long_it_took(capsys: pytest.CaptureFixture[str]) -> None:
     async with step("the engine"):
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # the time that is said
     async with step("the rest", shown=False):
         pass
     with pytest.raises(ZeroDivisionError):

@@ -250,7 +250,7 @@ class SwallowsErrors(PlainStream):
         try:
             self.say(self.decode(audio))
         except KeyError:
-            await asyncio.sleep(3600)
+            await asyncio.sleep(3600)  # for ever
 
 
 SILENCE = Capabilities(encodings=("linear16",), turns=True, answers_silence=True)

@@ -122,7 +122,7 @@ async def test_an_interrupt_drops_text_and_ends_what_is_being_said(voice_broker:
             while True:
                 taken.append("word ")
                 yield taken[-1]
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # the pace of the text
         finally:
             closed.append(True)
 

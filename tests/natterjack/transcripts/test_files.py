@@ -102,7 +102,7 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
         before = path.stat().st_ino
         end = time.monotonic() + bound(10)
         while path.stat().st_ino == before and time.monotonic() < end:
-            time.sleep(0.001)
+            time.sleep(0.001)  # between two looks
         assert path.stat().st_ino != before
         writer.kill()
         writer.wait()

@@ -163,7 +163,7 @@ async def test_no_more_requests_than_allowed_and_one_of_a_session_at_a_time(
         most = max(most, busy[session])
         if len(receiver.received) < 3:
             await until(lambda: receiver.busy == 3, "three requests at once")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # requests that may overlap would do so meanwhile
         busy[session] -= 1
         return web.Response()
 

@@ -150,7 +150,7 @@ async def test_a_receiver_whose_header_drips() -> None:
         while True:
             writer.write(b"HTTP/1.1 200 OK\r\nx: "[:1])
             await writer.drain()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # the interval of the drops
 
     server, url = await talking(drip)
     async with server:
@@ -185,7 +185,7 @@ async def test_a_host_that_does_not_exist() -> None:
 
 async def test_a_slow_answer_within_the_time_limit_is_success(receiver: Receiver) -> None:
     async def slow(_: Received) -> web.StreamResponse:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # how slow it is
         return web.Response()
 
     receiver.answer = slow

@@ -70,7 +70,7 @@ async def test_finalize_waits_for_audio_that_is_not_sent_yet() -> None:
     session = Session()
     request = b'{"command":"finalize","position":3.0,"wait_seconds":10}'
     asking = asyncio.create_task(carry_out(session, request))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # nothing may happen
     assert session.calls == []
     session.sent_seconds = session.final_seconds = 3.0
     reply = await asking

@@ -193,7 +193,7 @@ class Player:
         last, report_at = time.monotonic(), 0.0
         try:
             while True:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # the interval at which it looks
                 now = time.monotonic()
                 self._take()
                 frames = round((now - last) * self._speed * self._spec.sample_rate)

@@ -115,7 +115,7 @@ class ToneStream(VoiceStream):
             self._voice.held = True
             log.info(HOLDS)
             while self._generation == generation and not self._closed:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # between two looks
 
     async def finish(self) -> None:
         self._queue.put_nowait(None)
@@ -196,7 +196,7 @@ class ToneVoice(Voice):
         if number and gate:
             log.info(WAITS_AT_GATE)
             while not Path(gate).exists():
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # between two looks
         return ToneStream(self, request, number)
 
 

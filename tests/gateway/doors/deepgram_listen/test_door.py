@@ -263,7 +263,7 @@ async def test_silence_ends_the_stream(house: House) -> None:
     async with within(30), listening(house) as client:
         await client.socket.send_bytes(bytes(320))
         for _ in range(4):
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # two seconds in all, longer than silence may last
             await client.command("KeepAlive")
         assert not client.socket.closed, "KeepAlive counts after the first audio"
 

@@ -125,7 +125,7 @@ async def test_the_client_commits(house: House, provider: str) -> None:
             audio = tones.encode(half, RATE, lead_seconds=0.2, tail_seconds=0.2)
             for at in range(0, len(audio), 4800):
                 await realtime.send(audio[at : at + 4800])
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # the pace of audio
             count = len(realtime.transcripts)
             await opened.input_audio_buffer.commit()
             await until(lambda count=count: len(realtime.transcripts) > count, "the item")
@@ -178,7 +178,7 @@ async def test_telephone_audio(house: House, form: str, encoding: Any) -> None:
         await realtime.configure(format={"type": form})
         for at in range(0, len(audio), 800):
             await realtime.send(audio[at : at + 800])
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # the pace of audio
         await until(lambda: len(realtime.words) >= 8, "all words")
     await realtime.reading
     speech.check(realtime.words)

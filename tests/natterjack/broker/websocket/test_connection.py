@@ -194,7 +194,7 @@ class Gateway:
         if request.path == "/closed":
             raise web.HTTPServiceUnavailable()
         if request.path == "/mute":
-            await asyncio.sleep(3600)
+            await asyncio.sleep(3600)  # for ever: it answers nothing
         socket = web.WebSocketResponse(autoping=False)
         await socket.prepare(request)
         reader, writer = await asyncio.open_connection("127.0.0.1", self._nats_port)
@@ -285,7 +285,7 @@ async def test_connecting_can_be_canceled_at_any_moment(nats_server: NatsServer)
     for step in range(40):
         connecting = asyncio.ensure_future(connect(settings, name="test"))
         for _ in range(step):
-            await asyncio.sleep(0.0005)
+            await asyncio.sleep(0.0005)  # a step of the moment at which it is canceled
         connecting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             broker: Broker = await connecting
