@@ -23,15 +23,9 @@ from worker.settings import WorkerSettings
 from .lease import VoiceLease
 from .playback import Spoken
 from .progress import LOOK_SECONDS, Progress
+from .text import phrases
 from .text.pacing import Pacer
-from .text.phrases import (
-    CHARACTERS_PER_SECOND,
-    Phrase,
-    limits,
-    longest_seconds,
-    phrase_end,
-    speakable,
-)
+from .text.phrases import CHARACTERS_PER_SECOND, Phrase, limits
 
 log = logging.getLogger(__name__)
 
@@ -156,13 +150,13 @@ class Relay:
         text = utterance.text
         if utterance.headless and start:
             return Phrase(number, start, start, True, "") if utterance.complete else None
-        end = phrase_end(text, start, self._limits, complete=utterance.complete)
+        end = phrases.phrase_end(text, start, self._limits, complete=utterance.complete)
         if end is None:
             if not utterance.complete:
                 return None
             end = start
         last = utterance.complete and end == len(text)
-        return Phrase(number, start, end, last, speakable(text[start:end]))
+        return Phrase(number, start, end, last, phrases.speakable(text[start:end]))
 
     def _allowed(self) -> Phrase | None:
         """The next phrase, if it may be sent now."""
@@ -280,7 +274,7 @@ class Relay:
         self._collected, self._collected_bytes = [], 0
         self._frames += len(audio) // 2
         self._phrase_frames += len(audio) // 2
-        if self._phrase_frames > longest_seconds(phrase.text) * self._rate:
+        if self._phrase_frames > phrases.longest_seconds(phrase.text) * self._rate:
             raise RemoteProtocolError(self.provider.name, "the speech of a phrase does not end")
         left_out = min(self._skip, len(audio) // 2)
         self._skip -= left_out
