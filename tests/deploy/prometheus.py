@@ -30,6 +30,10 @@ def program(name: str) -> str:
     return found
 
 
+_SHORT_LIVED = {"GOGC": "800"}
+"""With a lazy garbage collector, promtool takes a third less CPU time for the cases of a file."""
+
+
 def promtool(*arguments: str | Path, text: str = "") -> str:
     """Run promtool and return its output.
 
@@ -38,6 +42,7 @@ def promtool(*arguments: str | Path, text: str = "") -> str:
     done = subprocess.run(
         [program("promtool"), *map(str, arguments)],
         input=text, capture_output=True, text=True, check=False, timeout=bound(60),
+        env=os.environ | _SHORT_LIVED,
     )  # fmt: skip
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
