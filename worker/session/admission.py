@@ -338,7 +338,7 @@ class Admission(Generic[O]):
             raise Stuck
         if give_up:
             patience = self._services.settings.recovery_seconds
-            raise NoProvider(f"no provider for {patience:g} s: {fault}")
+            raise NoProvider(f"no provider for {patience:g} s: {fault.cause}: {fault}")
         # In silence the session does not give up, but another provider may keep its connections.
         verdict, changed = await self._record_fault(fault, now, progress=finals_moved)
         retry.recovering(fault.cause, now)

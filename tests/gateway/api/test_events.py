@@ -14,7 +14,7 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 
 from ...nats_server import NatsServer
-from ...waiting import until, within
+from ...waiting import bound, until, within
 from ..process import GatewayProcess
 from ..spoken import Spoken
 from .conftest import call, viewing
@@ -137,7 +137,7 @@ async def test_five_hundred_viewers_cost_one_reader(
 async def test_a_viewer_that_reads_nothing_is_cut_and_continues_where_it_was(
     nats_server: NatsServer, ready_broker: Broker
 ) -> None:
-    gateway = GatewayProcess(nats_server.url, GATEWAY_SLOW_CLIENT_SECONDS="1")
+    gateway = GatewayProcess(nats_server.url, GATEWAY_SLOW_CLIENT_SECONDS=f"{bound(2):.0f}")
     await gateway.start()
     try:
         spoken = Spoken(ready_broker, "c", "s")
@@ -149,10 +149,11 @@ async def test_a_viewer_that_reads_nothing_is_cut_and_continues_where_it_was(
             )
             async with viewing(gateway, "c", kinds="final") as other:
                 await other.until("caught_up")
-                for number in range(60):
-                    await spoken.final(f"{number} {'x' * 200_000}")
-                numbers = [int(text.split()[0]) for text in await other.texts(60)]
-                assert numbers == list(range(60))
+                async with asyncio.TaskGroup() as tasks:
+                    read = tasks.create_task(other.texts(60))  # as it comes: it is not slow
+                    for number in range(60):
+                        await spoken.final(f"{number} {'x' * 200_000}")
+                assert [int(text.split()[0]) for text in read.result()] == list(range(60))
                 last_id = other.last_id
             await until(lambda: gateway.find("takes nothing") is not None, "it is cut")
         await spoken.final("last")
