@@ -7,7 +7,7 @@ import contextlib
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from natterjack.broker.connection import Broker
@@ -34,10 +34,10 @@ log = logging.getLogger(__name__)
 CAPTURING = "capturing"
 _REFRESH_S = 0.25
 LOG_S = 5.0
-_METER_CELLS = 20
+METER_CELLS = 20
 _METER_FLOOR_DBFS = -60.0
 _LOUD_DBFS = -6.0
-_CELLS = {"level": _METER_CELLS, "dBFS": 4, "position": 9, "published": 9, "unacknowledged": 14}
+_CELLS = {"level": METER_CELLS, "dBFS": 4, "position": 9, "published": 9, "unacknowledged": 14}
 """Widths of the columns between the speaker and the state."""
 _BY_IMPORTANCE = ("position", "level", "unacknowledged", "published", "dBFS")
 _MIN_SPEAKER, _MIN_STATE, _GAP = 8, 24, 2
@@ -173,11 +173,12 @@ async def show_progress(agent: Agent) -> None:
         await log_progress(agent)
         return
     with contextlib.suppress(OSError):  # the capture goes on without its terminal
-        await _show_live(agent)
+        await show_live(lambda room: _table(agent, room), _REFRESH_S)
 
 
-async def _show_live(agent: Agent) -> None:
-    """Show a live table with log lines above it."""
+async def show_live(draw: Callable[[int], Table], refresh_s: float) -> None:
+    """Show a live table with log lines above it, until cancelled. `draw` returns it for a terminal
+    of so many columns. Raises: OSError if the terminal is closed."""
     from rich.console import Console
     from rich.live import Live
 
@@ -186,8 +187,8 @@ async def _show_live(agent: Agent) -> None:
     with live, logging_above():
         while True:
             console.size = size(terminal)  # rich would believe a COLUMNS that is too large
-            live.update(_table(agent, console.width), refresh=True)
-            await asyncio.sleep(_REFRESH_S)
+            live.update(draw(console.width), refresh=True)
+            await asyncio.sleep(refresh_s)
 
 
 @contextlib.contextmanager
@@ -245,7 +246,7 @@ def _table(agent: Agent, room: int) -> Table:
             state += f"; {session.published_seconds(dropped):.1f} s dropped"
         cells: dict[str, str | Text] = {
             "speaker": session.spec.speaker,
-            "level": _meter(level),
+            "level": meter(level),
             "dBFS": f"{level:.0f}" if level > SILENCE_DBFS else "-inf",
             "position": clock_text(session.seconds),
             "published": str(session.publisher.published),
@@ -257,10 +258,11 @@ def _table(agent: Agent, room: int) -> Table:
     return table
 
 
-def _meter(level: float) -> Text:
+def meter(level: float) -> Text:
+    """Draw a level in dBFS."""
     from rich.text import Text
 
     part = (level - _METER_FLOOR_DBFS) / -_METER_FLOOR_DBFS
-    cells = round(min(1.0, max(0.0, part)) * _METER_CELLS)
+    cells = round(min(1.0, max(0.0, part)) * METER_CELLS)
     style = "red" if level > _LOUD_DBFS else "green"
-    return Text("█" * cells, style).append("·" * (_METER_CELLS - cells), "dim")
+    return Text("█" * cells, style).append("·" * (METER_CELLS - cells), "dim")

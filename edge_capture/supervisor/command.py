@@ -13,7 +13,9 @@ from natterjack.settings import load
 from ..config.models import MicrophoneTable
 from ..errors import SteeringError
 from ..fleet.reporter import Reporter
-from ..settings import ConversationSettings, FleetSettings
+from ..progress.display import restore_terminal
+from ..progress.sources import show_sources
+from ..settings import ConversationSettings, FleetSettings, ProgressSettings
 from ..stop_signals import stopped_by_signals
 from .supervisor import Supervisor
 
@@ -41,7 +43,7 @@ async def run_config(flags: argparse.Namespace, use_devices: Callable[[], None])
         use_devices()
     hang_up = asyncio.Event()
     try:
-        with stopped_by_signals(lambda: None, reload=hang_up.set) as stop:
+        with stopped_by_signals(restore_terminal, reload=hang_up.set) as stop:
             async with asyncio.TaskGroup() as tasks:
                 stop_seconds = supervisor.finish_seconds + _END_SECONDS
                 side = [
@@ -51,6 +53,10 @@ async def run_config(flags: argparse.Namespace, use_devices: Callable[[], None])
                     ),
                     tasks.create_task(_reload_after(hang_up, supervisor), name="reload"),
                 ]
+                # On a terminal, captions are in place of the table.
+                captions = any(each.captions for each in supervisor.config.sources)
+                if not (captions or load(ProgressSettings, flags).quiet):
+                    side.append(tasks.create_task(show_sources(supervisor), name="display"))
                 code = await supervisor.run(stop)
                 for task in side:
                     task.cancel()

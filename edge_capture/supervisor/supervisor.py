@@ -20,6 +20,7 @@ from ..fleet.name import host_token
 from ..fleet.reporter import Reporter
 from ..fleet.single import findings_of, level_of, spool_presence
 from ..keep.recorder import open_keep
+from ..progress.display import connection_text
 from ..session import make_leftover
 from ..spool import Spool, SpooledBacklog
 from .plans import Plan, broker_settings, delivery_settings, keep_settings, spool_settings
@@ -282,6 +283,15 @@ class Supervisor:
             spool=self._spool_presence(),
             last_error=self.last_error or (errors[0] if errors else None),
         )
+
+    def gap_seconds(self) -> dict[str, dict[str, float]]:
+        """Seconds that are missing in the session of each source, by cause."""
+        running = [(source.name, source.session) for source in self.sources]
+        return {name: session.gap_seconds for name, session in running if session is not None}
+
+    def trouble(self) -> str | None:
+        """What is wrong with the connection to NATS, or None."""
+        return connection_text(self.link)
 
     def _spool_presence(self) -> SpoolPresence:
         unfinished = [] if self._takes is None else self._takes.unfinished
