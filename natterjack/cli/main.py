@@ -10,6 +10,9 @@ import sys
 from collections.abc import Awaitable, Sequence
 from importlib.metadata import version
 
+from natterjack.process import without_aiohttp  # noqa: F401 - before what imports nats-py
+
+# isort: split
 from natterjack.enrollment.settings import RegistrarSettings
 from natterjack.errors import BrokerError, NatterjackError, UsageError
 from natterjack.local.demo import demo

@@ -29,6 +29,13 @@ print(natterjack.listen.__name__)
 import aiohttp, nats.aio.transport
 print(nats.aio.transport.aiohttp is aiohttp)
 """
+_COMMAND = """
+import sys
+import natterjack.cli.main
+print("aiohttp" in sys.modules)
+import natterjack.webhook.sender
+print("aiohttp" in sys.modules)
+"""
 
 
 @pytest.mark.parametrize(
@@ -37,8 +44,14 @@ print(nats.aio.transport.aiohttp is aiohttp)
         (_FORGOTTEN, ["False None", "ClientSession"]),
         (_KEPT, ["True"]),
         (_APPLICATION, ["listen", "True"]),
+        (_COMMAND, ["False", "True"]),
     ],
-    ids=["a program", "aiohttp is there already", "an application that imports natterjack"],
+    ids=[
+        "a program",
+        "aiohttp is there already",
+        "an application that imports natterjack",
+        "the command",
+    ],
 )
 def test_only_programs_go_without_aiohttp(code: str, printed: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
