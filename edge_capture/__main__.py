@@ -44,7 +44,8 @@ from .enrollment import command as enrollment
 from .errors import KeyTaken, SourceLost
 from .fleet.meanwhile import Meanwhile
 from .fleet.single import single_edge
-from .keep.recorder import keep_audio, open_keep
+from .keep.background import keep_audio
+from .keep.recorder import open_keep
 from .keep.settings import KeepSettings
 from .options.playing import PlaySettings
 from .parser import make_parser
@@ -136,6 +137,8 @@ async def _capture(flags: argparse.Namespace) -> int:
             source.close()
             if player is not None:
                 player.player.output.close()
+            if keep:
+                keep.close()
             if spool:
                 await spool.close()
 

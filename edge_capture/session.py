@@ -25,7 +25,7 @@ from .delivery.chain import Chain
 from .delivery.flac import flac_encoder
 from .delivery.publisher import Publisher
 from .delivery.token_bucket import TokenBucket
-from .keep.recorder import Recorder
+from .keep.background import BackgroundRecorder
 from .level import level_dbfs
 from .settings import DeliverySettings, EdgeSettings, PublishSettings, RequestSettings
 from .sources import Block
@@ -47,7 +47,7 @@ class EdgeSession:
         self._chunker = chunker
         flac = self.spec.encoding == "flac"
         self._encode = flac_encoder(self.spec.sample_rate, self.spec.channels) if flac else None
-        self.recorder: Recorder | None = None
+        self.recorder: BackgroundRecorder | None = None
         """Keeps the audio on this machine, too."""
         self.resumed = False
         """Whether an earlier run started the session and more audio follows."""

@@ -15,8 +15,12 @@ from natterjack.telemetry.log import fields
 
 log = logging.getLogger(__name__)
 
-HUNG_S = 3.0
-"""A disk that takes longer for one operation is said not to answer."""
+HUNG_S = 10.0
+"""A disk that takes longer for one operation is said not to answer. A slow one takes seconds."""
+_LOOK = 1.1
+"""When to look whether an operation takes too long, in parts of that time."""
+_END_S = 5.0
+"""How long the end of the thread is waited for."""
 _WATCH_S = 5.0
 """How often the thread looks whether the event loop waits for the disk."""
 
@@ -28,22 +32,25 @@ class DiskThread:
     It also watches what the event loop does on the disk itself.
     """
 
-    def __init__(self, setting: str, directory: Path) -> None:
-        """`setting` names the directory in messages."""
+    def __init__(self, setting: str, directory: Path, effect: str) -> None:
+        """`setting` names the directory in messages, `effect` says what is done while the disk does
+        not answer."""
         self.hung = False
         """Whether an operation has not been answered in time. Then no other may be tried."""
         self.on_hung: Callable[[], None] = _nothing
         """Called in the event loop when the disk does not answer an operation of the thread."""
-        self._setting, self._directory = setting, directory
+        self._setting, self._directory, self._effect = setting, directory, effect
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._busy: float | None = None
+        """Since when the thread does its present work, on the monotonic clock."""
         self._called: float | None = None
         """Since when the event loop waits for the disk, on the monotonic clock."""
         self._told = False
         """Whether it was said that the event loop waits."""
         self._hangs = asyncio.Event()
-        self._began = 0.0
-        """When the operation began that is not answered, on the monotonic clock."""
+        self._lock = threading.Lock()
+        """For `_busy` and `hung`."""
 
     async def run(self, work: Callable[[], object]) -> None:
         """Do blocking `work`. Raises: OSError, and whatever else it raises.
@@ -54,7 +61,6 @@ class DiskThread:
         done: asyncio.Future[None] = loop.create_future()
 
         def answer(error: BaseException | None) -> None:
-            self._answered()
             if done.cancelled():
                 return
             if error is None:
@@ -71,8 +77,15 @@ class DiskThread:
             with contextlib.suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(answer, error)
 
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal timer
+            self.check()
+            timer = loop.call_later(_LOOK * HUNG_S, look)
+
+        timer = loop.call_later(_LOOK * HUNG_S, look)
         self._start()
-        timer = loop.call_later(HUNG_S, self._late, time.monotonic())
         self._work.put(task)
         try:
             await done
@@ -80,9 +93,31 @@ class DiskThread:
             timer.cancel()
 
     def later(self, work: Callable[[], None]) -> None:
-        """Do `work`, which raises nothing, after all that was asked for before."""
+        """Do `work`, which raises nothing, after all that was asked for before.
+
+        Nobody is woken when it is done. Who asks for such work says with `check` that it takes too
+        long.
+        """
         self._start()
         self._work.put(work)
+
+    def check(self) -> None:
+        """Say it if the thread's work takes too long. To be called in the event loop."""
+        with self._lock:
+            busy = self._busy
+            if self.hung or busy is None or time.monotonic() - busy < HUNG_S:
+                return
+            self.hung = True
+        self._hangs.set()
+        self._say(self._effect)
+        self.on_hung()
+
+    def catch_up(self) -> None:
+        """Wait for the thread, unless the disk does not answer."""
+        done = threading.Event()
+        self.later(done.set)
+        while not (self.hung or done.wait(HUNG_S)):
+            self.check()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -117,7 +152,7 @@ class DiskThread:
         if thread is not None:
             self._work.put(None)
             if not self.hung:
-                thread.join()
+                thread.join(_END_S)
 
     def _start(self) -> None:
         if self._thread is None:
@@ -135,27 +170,19 @@ class DiskThread:
                 continue
             if work is None:
                 return
+            self._busy = began = time.monotonic()
             work()
+            with self._lock:
+                hung, self.hung, self._busy = self.hung, False, None
+            if hung:
+                self._hangs.clear()
+                self._say_again(began)
 
     def _watch(self) -> None:
         called = self._called
         if called is not None and not self._told and time.monotonic() - called > HUNG_S:
             self._told = True
             self._say("nothing is captured until it does")
-
-    def _late(self, began: float) -> None:
-        if self.hung:
-            return
-        self.hung, self._began = True, began
-        self._hangs.set()
-        self._say("audio is kept in memory until it does")
-        self.on_hung()
-
-    def _answered(self) -> None:
-        if self.hung:
-            self.hung = False
-            self._hangs.clear()
-            self._say_again(self._began)
 
     def _say(self, effect: str) -> None:
         log.error(

@@ -8,12 +8,17 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from natterjack.errors import UsageError
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
 
+from ..disk.thread import DiskThread
 from .policy import Kept, file_name, is_recording, surplus
+
+if TYPE_CHECKING:
+    from .background import BackgroundRecorder
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +36,12 @@ class KeepDirectory:
         self.directory = directory
         self.max_file_bytes = max_bytes // _FILES_WITHIN_LIMIT
         self._max_bytes, self._max_days = max_bytes, max_days
+        self.disk = DiskThread(
+            "EDGE_KEEP", directory, "no recording is kept until it does, the capture goes on"
+        )
+        """Does all that follows."""
+        self.recorders: set[BackgroundRecorder] = set()
+        """Those that have audio to write."""
         self._tidy_at = 0.0
         self._retry_at: float | None = None
         """When to try again to write, after a failure; None while all is well."""
@@ -40,6 +51,12 @@ class KeepDirectory:
                 raise PermissionError(0, "it may not be written to")
         except OSError as error:
             raise UsageError(f"EDGE_KEEP: {directory}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """End all files. A disk that does not answer is left as it is."""
+        for recorder in list(self.recorders):
+            recorder.close()
+        self.disk.close()
 
     @property
     def usable(self) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -32,24 +31,11 @@ def open_keep(settings: KeepSettings) -> KeepDirectory | None:
     return KeepDirectory(settings.keep, settings.keep_bytes, settings.keep_days)
 
 
-class Recorded(Protocol):
-    """A session that can be recorded; `EdgeSession` is one."""
-
-    spec: SessionSpec
-    recorder: Recorder | None
-
-
-def keep_audio(sessions: Iterable[Recorded], directory: KeepDirectory | None) -> None:
-    """Record sessions from now on, if there is a directory for it."""
-    for session in sessions:
-        session.recorder = None if directory is None else Recorder(directory, session.spec)
-
-
 class Recorder:
     """Writes a session's chunks into FLAC files, one after another, until `close`.
 
     A file is readable at any moment, so also after SIGKILL: its length is written into its header
-    as it grows. A fault of the disk never reaches the caller.
+    as it grows. A fault of the disk never reaches the caller, who waits for the disk.
     """
 
     def __init__(self, directory: KeepDirectory, spec: SessionSpec) -> None:
@@ -140,7 +126,7 @@ class _File:
         """Raises: OSError; then it is closed, and readable as far as it was written."""
         self._guarded(self._stream.write, samples)
         self.frames += len(samples)
-        if self.frames - self._announced > 2 * self._rate:
+        if self.frames - self._announced > 3 * self._rate // 2:
             self._announced = self._sink.announce(self.frames)
 
     def close(self) -> None:

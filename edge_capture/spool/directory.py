@@ -83,7 +83,9 @@ class Spool:
         self.unusable: set[str] = set()
         """Ids of sessions that cannot be sent."""
         self._demand = Demand()
-        self._disk = DiskThread("EDGE_SPOOL", self.directory)
+        self._disk = DiskThread(
+            "EDGE_SPOOL", self.directory, "audio is kept in memory until it does"
+        )
         self._disk.on_hung = self._hangs
         try:
             if self.directory.exists() and not self.directory.is_dir():

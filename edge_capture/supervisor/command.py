@@ -62,6 +62,8 @@ async def run_config(flags: argparse.Namespace, use_devices: Callable[[], None])
                     task.cancel()
             return code
     finally:
+        if supervisor.keep is not None:
+            supervisor.keep.close()
         if supervisor.spool is not None:
             await supervisor.spool.close()
 

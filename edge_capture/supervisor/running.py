@@ -18,8 +18,8 @@ from ..capture.take import Take
 from ..config.models import FileTable
 from ..delivery.chain import announce
 from ..delivery.link import Link
+from ..keep.background import keep_audio
 from ..keep.directory import KeepDirectory
-from ..keep.recorder import keep_audio
 from ..level import block_dbfs
 from ..session import EdgeSession, make_sessions
 from ..sources import Block, Source

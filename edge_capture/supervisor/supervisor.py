@@ -64,7 +64,7 @@ class Supervisor:
         spool = spool_settings(self.config)
         self.spool = Spool(spool) if spool.spool else None
         self._mutes = Mutes(spool.spool, self.tenant, self.agent)
-        self._keep = open_keep(keep_settings(self.config))
+        self.keep = open_keep(keep_settings(self.config))
         self.link = Link(broker_settings(self.config), once=once)
         self.changed = asyncio.Event()
         self.reporter: Reporter | None = None
@@ -154,7 +154,7 @@ class Supervisor:
             self._takes,
             self.link,
             self.spool,
-            self._keep,
+            self.keep,
             found,
             self._send_leftovers,
             self.changed.set,

@@ -30,11 +30,11 @@ async def test_a_disk_that_does_not_answer_is_said_and_used_again(
     answer: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
     done: list[str] = []
-    disk = DiskThread("EDGE_SPOOL", DIRECTORY)
+    disk = DiskThread("EDGE_SPOOL", DIRECTORY, "audio waits")
     disk.on_hung = lambda: disk.later(lambda: done.append("later"))
     running = asyncio.create_task(disk.run(answer.wait))
     await until(lambda: disk.hung, "it does not answer")
-    assert "EDGE_SPOOL: the disk does not answer: audio is kept in memory" in caplog.text
+    assert "EDGE_SPOOL: the disk does not answer: audio waits;" in caplog.text
     assert caplog.records[0].__dict__["fields"] == {"directory": str(DIRECTORY)}
     answer.set()
     await soon(running, 30)
@@ -46,14 +46,14 @@ async def test_a_disk_that_does_not_answer_is_said_and_used_again(
 
 
 async def test_an_error_reaches_the_caller(answer: threading.Event) -> None:
-    disk = DiskThread("EDGE_SPOOL", DIRECTORY)
+    disk = DiskThread("EDGE_SPOOL", DIRECTORY, "audio waits")
     with pytest.raises(FileNotFoundError):
         await disk.run((DIRECTORY / "missing").stat)
     disk.close()
 
 
 async def test_the_program_ends_although_the_disk_hangs(answer: threading.Event) -> None:
-    disk = DiskThread("EDGE_SPOOL", DIRECTORY)
+    disk = DiskThread("EDGE_SPOOL", DIRECTORY, "audio waits")
     running = asyncio.create_task(disk.run(answer.wait))
     assert not await soon(disk.or_hung(running), 30)
     disk.close()
@@ -63,9 +63,31 @@ async def test_the_program_ends_although_the_disk_hangs(answer: threading.Event)
 async def test_an_event_loop_that_waits_for_the_disk_is_said(
     answer: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
-    disk = DiskThread("EDGE_SPOOL", DIRECTORY)
+    disk = DiskThread("EDGE_SPOOL", DIRECTORY, "audio waits")
     await disk.run(lambda: None)
     with disk.watched():
         await until(lambda: "nothing is captured until it does" in caplog.text, "it is said")
     assert "EDGE_SPOOL: the disk answers again" in caplog.text
+    disk.close()
+
+
+async def test_work_that_nobody_waits_for(
+    answer: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = DiskThread("EDGE_KEEP", DIRECTORY, "nothing is kept")
+    written: list[bool] = []
+    disk.later(lambda: written.append(answer.wait()))
+
+    def hangs() -> bool:
+        disk.check()
+        return disk.hung
+
+    await until(hangs, "it does not answer")
+    disk.catch_up()  # nobody waits for it
+    answer.set()
+    await until(lambda: "EDGE_KEEP: the disk answers again" in caplog.text, "it answers")
+    disk.later(lambda: written.append(True))
+    disk.catch_up()
+    assert written == [True, True]
+    assert not disk.hung
     disk.close()
