@@ -42,3 +42,11 @@ def sine(hertz: int, seconds: float, rate: int = 44_100) -> list[str]:
 def video(seconds: float) -> list[str]:
     """The arguments of an input with a moving picture."""
     return ["-f", "lavfi", "-i", f"testsrc=duration={seconds}:size=64x48:rate=5"]
+
+
+def long(path: Path, seconds: int, *encoding: str) -> Path:
+    """A file with a tone of `seconds`, a multiple of 10. Only 10 of them are encoded."""
+    part = make(path.with_name(f"part-{path.name}"), *sine(440, 10), *encoding)
+    make(path, "-stream_loop", seconds // 10 - 1, "-i", part, "-c", "copy")
+    part.unlink()
+    return path
