@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from natterjack.errors import UsageError
 from natterjack.subjects import SessionKey
@@ -17,15 +17,19 @@ from natterjack.telemetry.log import fields
 from ..disk.thread import DiskThread
 from .policy import Kept, file_name, is_recording, surplus
 
-if TYPE_CHECKING:
-    from .background import BackgroundRecorder
-
 log = logging.getLogger(__name__)
 
 _RETRY_S, _TIDY_S = 10.0, 60.0
 _MAX_SAME_NAME = 1000
 _FILES_WITHIN_LIMIT = 8
 """A file is closed when it has this part of the limit, so that old audio goes in small steps."""
+
+
+class Open(Protocol):
+    """A recorder that has audio to write."""
+
+    def close(self) -> None:
+        """End its file."""
 
 
 class KeepDirectory:
@@ -40,7 +44,7 @@ class KeepDirectory:
             "EDGE_KEEP", directory, "no recording is kept until it does, the capture goes on"
         )
         """Does all that follows."""
-        self.recorders: set[BackgroundRecorder] = set()
+        self.recorders: set[Open] = set()
         """Those that have audio to write."""
         self._tidy_at = 0.0
         self._retry_at: float | None = None
