@@ -207,25 +207,25 @@ def published_format(source: AudioFormat, settings: PublishSettings, split: bool
     """
     if source.encoding == "linear16":
         published = AudioFormat("linear16", settings.sample_rate or source.sample_rate, 1)
-        setting = "EDGE_SAMPLE_RATE"
+        setting, key = "EDGE_SAMPLE_RATE", "publish_sample_rate"
     else:
         published = source._replace(channels=1 if split else source.channels)
-        setting = "EDGE_STDIN_SAMPLE_RATE"
+        setting, key = "EDGE_STDIN_SAMPLE_RATE", "sample_rate"
     if not MIN_SAMPLE_RATE <= published.sample_rate <= MAX_SAMPLE_RATE:
         raise UsageError(
             f"{setting}: audio cannot be published at {published.sample_rate} Hz; use a rate from "
-            f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz"
+            f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz (in a configuration file: {key})"
         )
     chunk_bytes = published.sample_rate * settings.chunk_ms // 1000 * published.frame_bytes
     if chunk_bytes > MAX_CHUNK_BYTES:
         raise UsageError(
-            f"EDGE_CHUNK_MS: chunks of {settings.chunk_ms} ms have {chunk_bytes} bytes, more than "
-            f"the maximum of {MAX_CHUNK_BYTES}; lower it, or EDGE_SAMPLE_RATE"
+            f"EDGE_CHUNK_MS (chunk_ms): chunks of {settings.chunk_ms} ms have {chunk_bytes} bytes, "
+            f"over {MAX_CHUNK_BYTES}; lower it or EDGE_SAMPLE_RATE (publish_sample_rate)"
         )
     if settings.encoding == "flac" and published.encoding != "linear16":
         raise UsageError(
             f"EDGE_ENCODING: {published.encoding} is published as it is; use linear16, or convert "
-            "the input first"
+            "the input first (in a configuration file: publish_encoding)"
         )
     return published
 
@@ -236,7 +236,7 @@ def split_speakers(text: str | None) -> list[str] | None:
         return None
     speakers = [speaker.strip() for speaker in text.split(",")]
     if len(set(speakers)) < len(speakers):
-        raise UsageError(f"--split-channels {text}: each channel needs a speaker of its own")
+        raise UsageError(f"`split_channels` {text}: each channel needs a speaker of its own")
     return speakers
 
 
@@ -267,7 +267,7 @@ def make_sessions(
     split = edge.split_channels is not None
     if split and len(keys) != source.channels:
         raise UsageError(
-            f"--split-channels names {len(keys)} speakers, the audio has {source.channels} channels"
+            f"`split_channels` names {len(keys)} speakers, the audio has {source.channels} channels"
         )
     published = published_format(source, publish, split)
     wire = {**published._asdict(), "encoding": publish.encoding}

@@ -52,7 +52,7 @@ async def show_captions(keys: Sequence[SessionKey], link: Link, captions: Captio
         except NotAllowed as refusal:
             log.warning(
                 "no captions: this user may not receive %s; make one with `natterjack users add "
-                "edge --captions`, or leave --captions out; the capture goes on",
+                "edge --captions`, or leave captions out; the capture goes on",
                 refusal.subject,
             )
             return

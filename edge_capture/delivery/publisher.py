@@ -327,7 +327,7 @@ class Publisher:
             self._failed(
                 "audio",
                 f"a chunk of {len(chunk.payload)} bytes and its headers exceed the server's "
-                f"max_payload of {error.limit}; lower EDGE_CHUNK_MS or raise max_payload",
+                f"max_payload of {error.limit}; lower chunk_ms (EDGE_CHUNK_MS) or raise it",
             )
         except NatsError as error:
             self._failed("audio", str(error))

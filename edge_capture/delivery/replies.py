@@ -23,8 +23,7 @@ def overdue(
     for at, refused in refusals:
         if refused.publishes and refused.subject == subject and now - at <= _RECENT_S:
             return (
-                f"{refused}: the tenant and the speaker (EDGE_TENANT, EDGE_SPEAKER) have to be "
-                "those of the user"
+                f"{refused}: the tenant and the speaker of the session have to be those of the user"
             )
     return f"no acknowledgement for {seconds:.0f} s"
 

@@ -35,8 +35,8 @@ class Lost(NamedTuple):
         took_over = ", which took over when this agent did not answer" if self.published else ""
         return (
             f"{self.key} is being {used} by agent {self.other.agent} since {since:{form}} "
-            f"(session {self.other.session_id}){took_over}; stop it, or choose another --speaker "
-            "or --conversation"
+            f"(session {self.other.session_id}){took_over}; stop it, or choose another speaker "
+            "or conversation"
         )
 
 

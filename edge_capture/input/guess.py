@@ -47,9 +47,12 @@ class Guess(NamedTuple):
     @property
     def cure(self) -> str:
         if self.name in ("mulaw", "alaw"):
-            return f"--encoding {self.name} (EDGE_STDIN_ENCODING), if it is raw"
+            return f"--encoding {self.name} (EDGE_STDIN_ENCODING, `encoding`), if it is raw"
         if self.name == "s16le":
-            return "--encoding linear16 (EDGE_STDIN_ENCODING), and a writer that loses no byte"
+            return (
+                "--encoding linear16 (EDGE_STDIN_ENCODING, `encoding`), and a writer that loses no "
+                "byte"
+            )
         if self.name:
             return f"a conversion by ffmpeg, which calls it {self.name}"
         return "a decoder, such as ffmpeg, before natterjack-edge"

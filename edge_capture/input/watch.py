@@ -259,7 +259,7 @@ def _phase(window: Sequence[Second]) -> _Judgment:
     text = (
         f"channels {_names(pair)} have opposite phase and cancel each other when they are mixed: "
         "only the louder one is used. Correct the wiring of one, or make each a session with "
-        "--split-channels (EDGE_SPLIT_CHANNELS)"
+        "`split_channels` (--split-channels, EDGE_SPLIT_CHANNELS)"
     )
     if least is None:
         return _Judgment(text=text)
@@ -276,7 +276,8 @@ def _channel(window: Sequence[Second], spread: Samples) -> _Judgment:
     over = np.count_nonzero(last > 2 * _QUIET_STEPS) > 1
     text = (
         f"only channel {_names(live[:1])} of {len(spread)} has audio, and it is used alone; check "
-        "the others, or make each a session with --split-channels (EDGE_SPLIT_CHANNELS)"
+        "the others, or make each a session with `split_channels` (--split-channels, "
+        "EDGE_SPLIT_CHANNELS)"
     )
     return _Judgment(True if len(live) == 1 else False if over else None, text)
 

@@ -36,8 +36,8 @@ _LEAST_GAP_S = 0.02
 _RETRY_S, _LONGEST_RETRY_S = 1.0, 5.0
 _FINISH_CHECK_S = 0.1
 _CURE = (
-    "plug one in, or name another one with --device; `natterjack-edge devices` lists those that "
-    "are there"
+    "plug one in, or name another one as `device` (--device, or in the configuration file); "
+    "`natterjack-edge devices` lists those that are there"
 )
 
 

@@ -32,7 +32,7 @@ _BEHIND_BYTES = 16
 _MISSING_S = 0.1
 _SUSPENDED_S = 1.0
 _DECODE = "ffmpeg -i - -f s16le -ar 16000 -ac 1 - | natterjack-edge stdin"
-_RAW = "if it is raw nevertheless: --raw"
+_RAW = "if it is raw nevertheless: --raw, or raw = true"
 
 
 class StdinSource:

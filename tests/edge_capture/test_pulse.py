@@ -58,7 +58,7 @@ async def test_a_microphone_is_waited_for_at_the_start(
     """As `systemd` starts it before the sound server, or without a microphone."""
     sound_server.kill()
     edge = start_edge("mic", "--device", "mic", environment=sound_server.environment)
-    await edge.says("waiting for a microphone: plug one in, or name another one with --device")
+    await edge.says("waiting for a microphone: plug one in, or name another one as `device`")
     assert not await requests(ready_broker)
     await sound_server.start()
     await sounds(ready_broker)

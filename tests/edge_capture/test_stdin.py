@@ -177,7 +177,8 @@ LIST = chunk(b"LIST", b"INFOISFT\4\0\0\0edge")
         (b"fLaC" + bytes(40), "natterjack-edge file PATH", ["--sample-rate", "16000"], {}),
         (
             b"\0\0\0\x1cftypM4A ",
-            "an MP4 or M4A file, not raw audio (if it is raw nevertheless: --raw); use natterjack-",
+            "an MP4 or M4A file, not raw audio (if it is raw nevertheless: --raw, or raw = true); "
+            "use natterjack-",
             [],
             {},
         ),
@@ -196,7 +197,8 @@ LIST = chunk(b"LIST", b"INFOISFT\4\0\0\0edge")
         (
             wav_header(rate=48_000, channels=2) + AUDIO,
             "a WAV file (48000 Hz, 2 channels, 16-bit PCM), but --sample-rate "
-            "(EDGE_STDIN_SAMPLE_RATE) is 16000; leave it out (if it is raw nevertheless: --raw)",
+            "(EDGE_STDIN_SAMPLE_RATE) is 16000; leave it out "
+            "(if it is raw nevertheless: --raw, or raw = true)",
             ["--sample-rate", "16000"],
             {},
         ),

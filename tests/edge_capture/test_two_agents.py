@@ -94,8 +94,8 @@ async def refused(edge: Edge, *others: Edge, speaker: str = "speaker") -> str:
     last = edge.stderr.splitlines()[-1]
     found = re.fullmatch(
         rf"natterjack-edge: acme\.room\.{speaker} is being captured by agent (.+) since "
-        r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d \(session (.+)\); stop it, or choose another --speaker "
-        "or --conversation(.*)",
+        r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d \(session (.+)\); stop it, or choose another speaker "
+        "or conversation(.*)",
         last,
     )
     assert found is not None, edge.stderr

@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 _ONLY_MONITORS = (
     "no microphone found: the sound server has only monitors of loudspeakers. Plug one in, or "
-    "choose a monitor by its name with --device; `natterjack-edge devices` lists them"
+    "name a monitor as `device` (--device, or in the configuration file); "
+    "`natterjack-edge devices` lists them"
 )
 
 

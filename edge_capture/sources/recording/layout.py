@@ -61,7 +61,7 @@ def choose_layout(
     """
     if split is not None and selected and len(selected) != split:
         raise SourceUnusable(
-            f"--split-channels names {split} speakers, --device-channels has {len(selected)} "
+            f"`split_channels` names {split} speakers, `device_channels` has {len(selected)} "
             "channels; name a speaker for each channel"
         )
     if selected and max(selected) <= device.channels:
@@ -69,12 +69,12 @@ def choose_layout(
         return Layout(recorded, tuple(each - 1 for each in selected))
     if selected and not (fallback and len(selected) == 1):
         raise SourceUnusable(
-            f"microphone {device.name!r} has {device.channels} channels, --device-channels names "
+            f"microphone {device.name!r} has {device.channels} channels, `device_channels` names "
             f"number {max(selected)}"
         )
     if split is not None and split > device.channels:
         raise SourceUnusable(
-            f"--split-channels names {split} speakers, "
+            f"`split_channels` names {split} speakers, "
             f"microphone {device.name!r} has {device.channels} channels"
         )
     if split is not None:

@@ -152,7 +152,7 @@ class Opener:
             return
         tried = ", ".join(map(str, rates))
         raise SourceError(
-            f"{refused}; EDGE_DEVICE_RATE is {tried}: without it, other rates are tried"
+            f"{refused}; `device_rate` (EDGE_DEVICE_RATE) is {tried}: without it, others are tried"
             if self._settings.device_rate is not None
             else f"{refused} (tried {tried} Hz)"
         )

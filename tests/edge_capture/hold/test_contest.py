@@ -125,7 +125,7 @@ def test_words() -> None:
     other = hold("pi-7", publishing=True)
     assert Lost(KEY, other, published=False).describe(now) == (
         "acme.room.speaker is being captured by agent pi-7 since 12:31:05 (session session-pi-7); "
-        "stop it, or choose another --speaker or --conversation"
+        "stop it, or choose another speaker or conversation"
     )
     took_over = Lost(KEY, other, published=True).describe(now + timedelta(days=1))
     assert "pi-7 since 2026-03-01 12:31:05 (session session-pi-7), which took over" in took_over

@@ -42,8 +42,8 @@ def test_what_is_recorded_of_a_device() -> None:
     ("split", "selected", "fallback", "words"),
     [
         (5, (), False, "names 5 speakers, microphone 'mixer' has 4 channels"),
-        (2, (1,), False, "names 2 speakers, --device-channels has 1 channels"),
-        (None, (1, 5), True, "microphone 'mixer' has 4 channels, --device-channels names number 5"),
+        (2, (1,), False, "names 2 speakers, `device_channels` has 1 channels"),
+        (None, (1, 5), True, "microphone 'mixer' has 4 channels, `device_channels` names number 5"),
     ],
 )
 def test_channels_that_a_device_does_not_have(
