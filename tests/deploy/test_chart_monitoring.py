@@ -104,6 +104,42 @@ def test_as_many_workers_must_be_ready_as_are_wanted(values: Document, wanted: s
 
 
 @pytest.mark.process
+def test_a_registrar_that_is_deployed_but_never_ran_is_missed(tmp_path: Path) -> None:
+    values = read_yaml(CHART / "ci" / "registrar-values.yaml")
+    values["metrics"] = changed()["metrics"]
+    alert = "NatterjackNoRegistrarReady"
+    rules_of: dict[bool, Document] = {}
+    for enabled in (True, False):
+        values["registrar"]["enabled"] = enabled
+        rules_of[enabled] = installed(render(values))[alert]
+        group = {"name": "registrar", "rules": [rules_of[enabled]]}
+        (tmp_path / f"{enabled}.yml").write_text(json.dumps({"groups": [group]}))
+        fires = [
+            {
+                "exp_labels": {"namespace": "speech", "severity": "warning"},
+                "exp_annotations": {
+                    **rules_of[enabled]["annotations"],
+                    "description": rules_of[enabled]["annotations"]["description"].replace(
+                        "{{ with $labels.job }} of {{ . }}{{ end }}", ""
+                    ),
+                },
+            }
+        ]
+        checks = [
+            {"eval_time": time, "alertname": alert, "exp_alerts": found}
+            for time, found in (("5m", []), ("15m", fires if enabled else []))
+        ]
+        other = {
+            "series": 'natterjack_registrar_ready{namespace="other",job="a"}',
+            "values": "1x30",
+        }
+        case = {"interval": "1m", "input_series": [other], "alert_rule_test": checks}
+        test = tmp_path / f"test-{enabled}.yml"
+        test.write_text(json.dumps({"rule_files": [f"{enabled}.yml"], "tests": [case]}))
+        assert "SUCCESS" in promtool("test", "rules", test)
+
+
+@pytest.mark.process
 def test_alerts_can_be_changed_and_switched_off(tmp_path: Path) -> None:
     marked = [rule["alert"] for rule in rules("alert") if "# threshold" in rule["expr"]]
     off = "NatterjackNatsDisconnected"
