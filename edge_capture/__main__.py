@@ -330,7 +330,11 @@ def _run(flags: argparse.Namespace) -> int:
             from .sources.listing import list_all
 
             return list_all()
-        os.environ.update(enrollment.apply(flags, os.environ))
+        for name, value in enrollment.apply(flags, os.environ).items():
+            if value:
+                os.environ[name] = value
+            else:
+                os.environ.pop(name, None)
         with tracing.started("natterjack-edge"):
             return run_loop(_COMMANDS.get(flags.command, _capture)(flags))
     except* NatterjackError as group:

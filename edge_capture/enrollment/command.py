@@ -97,9 +97,21 @@ def _enroll_again(text: str, identity: Identity, known: Enrollment) -> Enrollmen
     return found
 
 
+def _has_no_key(broker: BrokerSettings, config: Preview, given: Mapping[str, str]) -> bool:
+    """Whether the only user that is set is that of a key file which is missing or empty."""
+    others = [broker.creds, broker.user, *(name in config.nats for name in _OWN)]
+    if any(others) or broker.nkey is None or str(broker.nkey) != given.get("NATS_NKEY"):
+        return False
+    try:
+        return not broker.nkey.read_bytes().strip()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+
+
 def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]:
     """Return the settings of the enrolled identity that the environment `given` lacks, or nothing
-    if there is none, or another user is set.
+    if there is none, or another user is set. An empty value is a variable to unset: a key in a file
+    that is missing or empty is not another user, so that one unit serves both kinds of machines.
 
     Enrolls first if a token is stored and this edge is not enrolled, or runs on a clone, or was
     switched off until its credentials expired, unless the command only examines. Raises:
@@ -109,7 +121,8 @@ def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]
         return {}
     broker = load(BrokerSettings, flags)
     config = preview(flags.config) if getattr(flags, "config", None) is not None else Preview()
-    if any(getattr(broker, name) or name in config.nats for name in _OWN):
+    no_key = _has_no_key(broker, config, given)
+    if not no_key and any(getattr(broker, name) or name in config.nats for name in _OWN):
         return {}
     settings = load(IdentitySettings, flags)
     identity = Identity(settings.directory)
@@ -120,6 +133,12 @@ def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]
     if known is None or cloned:
         text = settings.stored_token()
         if text is None and known is None:
+            if no_key and not examines:
+                raise UsageError(
+                    f"NATS_NKEY: {broker.nkey} is missing or empty, and this machine is not "
+                    "enrolled: store the key of `natterjack users` in the edge.nk that the unit "
+                    "names, or run `natterjack-edge enroll TOKEN`"
+                )
             return {}
         if text is None:
             raise UsageError(
@@ -146,6 +165,8 @@ def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]
         for name, value in environment(known, identity).items()
         if not given.get(name) and _IN_FILE.get(name) not in config.nats
     }
+    if no_key:
+        found["NATS_NKEY"] = ""
     for name, enrolled in (("agent", known.agent), ("tenant", known.tenant)):
         named = getattr(config, name)
         if named is not None and named != enrolled and f"EDGE_{name.upper()}" in found:

@@ -30,7 +30,7 @@ echo ready
 exec sleep infinity
 """
 # Of this machine it has no device but /dev/null and the like, no network, and only its own control
-# groups; kernel settings are read-only.
+# groups; kernel settings are read-only. A process of systemd mounts credentials of units in /run.
 _BOOT = """
 mount -t tmpfs tmpfs dev
 mkdir dev/pts dev/shm
@@ -51,6 +51,7 @@ else
     mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
 fi
 mount -t tmpfs tmpfs run
+mount --make-shared run
 mount -t tmpfs tmpfs tmp
 echo ready
 exec chroot . /usr/bin/env -i container=natterjack PATH=/usr/sbin:/usr/bin:/sbin:/bin \

@@ -153,6 +153,11 @@ async def test_systemd_runs_the_unit(booted: Machine, package: Path) -> None:
         "failed", "exit-code", "2", "0",
     )  # fmt: skip
 
+    # The unit for one microphone needs no key, but says what is to be done without any identity.
+    assert booted.run("systemctl", "start", "natterjack-edge", check=False).returncode
+    status = booted.run("systemctl", "show", "natterjack-edge", "--property=ExecMainStatus").stdout
+    assert status == "ExecMainStatus=2\n", "and not 243, which is systemd's for the credential"
+
 
 async def test_the_unit_of_a_user_captures_from_the_users_sound_server(
     booted: Machine, package: Path

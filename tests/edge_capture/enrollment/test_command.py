@@ -14,6 +14,7 @@ from edge_capture.errors import EnrollmentRefused
 from edge_capture.parser import make_parser
 from natterjack.broker.login.jwt import ACCOUNT, make_jwt, make_key
 from natterjack.enrollment.token import Token
+from natterjack.errors import UsageError
 
 
 @pytest.fixture
@@ -75,6 +76,35 @@ def test_names_that_the_credentials_do_not_permit_are_not_used_and_said(
     caplog.clear()
     assert "EDGE_AGENT" not in applied(identity, config, EDGE_AGENT="room-12")
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("content", [None, "\n", "SUA"])
+def test_a_key_that_is_missing_or_empty_leaves_the_identity_in_use(
+    identity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    """A unit names the file of a key, which an enrolled machine lacks."""
+    key, config = tmp_path / "edge.nk", tmp_path / "edge.toml"
+    if content is not None:
+        key.write_text(content)
+    monkeypatch.setenv("NATS_NKEY", str(key))
+    found = applied(identity, config, NATS_NKEY=str(key))
+    if content and content.strip():
+        assert found == {}
+        return
+    assert found["NATS_CREDS"] == str(identity / "edge.creds")
+    assert found["NATS_NKEY"] == "", "which unsets it"
+    monkeypatch.setenv("NATS_CREDS", "/etc/natterjack/other.creds")
+    assert applied(identity, config, NATS_NKEY=str(key)) == {}
+
+
+def test_a_machine_without_key_and_identity_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NATS_CREDS", "NATS_USER", "EDGE_TOKEN", "EDGE_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NATS_NKEY", str(tmp_path / "edge.nk"))
+    with pytest.raises(UsageError, match=r"edge\.nk is missing or empty.*natterjack-edge enroll"):
+        applied(tmp_path / "identity", tmp_path / "edge.toml", NATS_NKEY=str(tmp_path / "edge.nk"))
 
 
 def expired_token() -> str:
