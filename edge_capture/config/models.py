@@ -223,6 +223,11 @@ class SourceTable(Defaults):
         return self.split_channels or (self.speaker,)
 
     @property
+    def can_wait(self) -> bool:
+        """Whether what it does not read is read later, instead of being lost."""
+        return False
+
+    @property
     def split(self) -> int | None:
         """Number of channels that are sessions; None if all are mixed."""
         return None if self.split_channels is None else len(self.split_channels)
@@ -282,6 +287,10 @@ class FileTable(SourceTable):
     )
     track: Whole | None = described(None, "which audio track, from 1", ge=1, le=999)
 
+    @property
+    def can_wait(self) -> bool:
+        return True
+
 
 class _RawTable(SourceTable):
     encoding: Encoding = described("linear16", "encoding of the audio: linear16, mulaw or alaw")
@@ -297,6 +306,10 @@ class PipeTable(_RawTable):
     path: FsPath = described(..., "path of the pipe, or - for standard input")
     raw: Switch = described(False, "treat the input as raw audio even if it begins like a file")
     live: Switch = described(True, "never make the writer wait: if too much waits, drop the oldest")
+
+    @property
+    def can_wait(self) -> bool:
+        return not self.live
 
 
 class StreamTable(SourceTable):

@@ -95,7 +95,7 @@ class RunningSource:
     @property
     def state(self) -> State:
         if self.reading is not None:
-            if self._muted:
+            if self.reading.muted:
                 return State.MUTED
             return State.WAITING if self.reading.source.waiting_for else State.CAPTURING
         if not self.wanted:
@@ -232,7 +232,7 @@ class RunningSource:
             self._ended.clear()
             take = await self._first_take(source)
             self.reading = reading = Reading(source, take, self._rotated)
-            reading.muted = self._muted
+            reading.muted = self._muted and not self.plan.table.can_wait
             source.can_finish = lambda: self._link.connected and reading.take.up_to_date
             if not take.complete:
                 self._changed()

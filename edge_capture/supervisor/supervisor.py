@@ -158,7 +158,7 @@ class Supervisor:
             found,
             self._send_leftovers,
             self.changed.set,
-            muted=self._mutes.restored(plan.table.name),
+            muted=not plan.table.can_wait and self._mutes.restored(plan.table.name),
         )
         self._sources[source.name] = source
         self._running[source.name] = self._tasks.create_task(
@@ -245,6 +245,11 @@ class Supervisor:
             raise SteeringError(f"there is no source {source!r}; the sources are: {known}")
         chosen = self.sources if source is None else [self._sources[source]]
         words = []
+        if op == "mute":
+            words = [_not_muted(each) for each in chosen if each.plan.table.can_wait]
+            chosen = [each for each in chosen if not each.plan.table.can_wait]
+            if not chosen:
+                raise SteeringError("; ".join(words))
         for each in chosen:
             words.append(f"{each.name}: {self._act(op, each)}")
             log.info("%s by request: %s", op, words[-1], extra=fields(source=each.name))
@@ -298,6 +303,15 @@ class Supervisor:
         return spool_presence(
             self.spool, [session for each in unfinished for session in each.take.sessions]
         )
+
+
+def _not_muted(source: RunningSource) -> str:
+    kind = source.plan.table.kind
+    what = "a file" if kind == "file" else f"a {kind} with live = false"
+    return (
+        f"{source.name}: {what} cannot be muted: its audio would be read later, not left out; "
+        "stop it instead"
+    )
 
 
 def _source_presence(source: RunningSource) -> SourcePresence:

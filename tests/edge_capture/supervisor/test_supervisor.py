@@ -156,9 +156,37 @@ async def test_a_source_that_was_muted_is_muted_after_a_restart(
     (recording,) = await sessions(ready_broker, "speaker")
     notes = [header.note for header in recording.headers if "muted" in header.note]
     assert notes == ["muted", "muted:end"]
+    a.close()  # so that the next write waits for the next reader
     async with running(config) as agent:
         await a.write(5)
         await until(lambda: state(agent, "a") == "capturing", "it is no longer muted")
+
+
+async def test_what_would_be_read_later_is_not_muted(
+    config: Path, counters: list[Counter], ready_broker: Broker, tmp_path: Path
+) -> None:
+    """A source that was muted and becomes a file is read, too."""
+    a, b = counters
+    recording = tmp_path / "a.wav"
+    soundfile.write(recording, counting(16_000), 16_000)
+    file = (f'path = "{recording}"', 'speed = "max"')
+    others = pipe("w", b, "live = false", 'speaker = "w"', "start = false") + source(
+        "f", "file", *file, 'speaker = "f"', "start = false"
+    )
+    config.write_text(pipe("a", a, "start = false") + others)
+    async with running(config) as agent:
+        with pytest.raises(SteeringError, match=r"^f: a file cannot be muted.*; stop it instead$"):
+            await agent.act("mute", "f")
+        with pytest.raises(SteeringError, match=r"^w: a pipe with live = false cannot be muted"):
+            await agent.act("mute", "w")
+        said = await agent.act("mute", None)
+        assert said.startswith("w: a pipe")
+        assert "f: a file" in said
+        assert said.endswith("; a: muted; only until it ends, as it has no spool")
+        assert await agent.act("unmute", "f") == "f: it is not muted"
+        config.write_text(source("a", "file", *file) + others)
+        assert await agent.act("reload", None) == "a changed"
+        await until_stored(ready_broker, "speaker", 16_000)
 
 
 async def test_sources_are_steered_one_by_one(
