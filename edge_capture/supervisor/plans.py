@@ -14,16 +14,24 @@ from zoneinfo import ZoneInfo
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from natterjack.audio import AudioFormat
+from natterjack.audio import MIN_SAMPLE_RATE, AudioFormat
 from natterjack.errors import UsageError, problem_text
 from natterjack.settings import BrokerSettings, variable
 from natterjack.subjects import SessionKey
 
 from ..config.load import Config, ConfigError
-from ..config.models import FileTable, RotateTable, SourceTable
+from ..config.models import (
+    CommandTable,
+    FileTable,
+    PipeTable,
+    RotateTable,
+    SourceTable,
+    StreamTable,
+)
 from ..config.naming import Template
 from ..config.rotation import Pause, Rotation, Schedule, Silence
 from ..keep.settings import KeepSettings
+from ..session import make_sessions
 from ..settings import (
     DeliverySettings,
     EdgeSettings,
@@ -97,6 +105,19 @@ def _password(path: Path) -> str:
         raise ConfigError(f"[nats]: password_file: {path}: {reason}") from None
 
 
+def _known_format(table: SourceTable) -> AudioFormat:
+    """The format of a source as far as its table tells; the rest of it can be published."""
+    channels = table.split or 1
+    if isinstance(table, StreamTable):
+        return AudioFormat("linear16", table.sample_rate, table.channels)
+    if not isinstance(table, PipeTable | CommandTable):  # a device or file is read as linear16
+        return AudioFormat("linear16", MIN_SAMPLE_RATE, channels)
+    # A header of a WAV file may tell what the table of a pipe does not.
+    if isinstance(table, CommandTable) or table.raw or "channels" in table.model_fields_set:
+        channels = table.channels
+    return AudioFormat(table.encoding, table.sample_rate, channels)
+
+
 class Plan:
     """What one source is to become. It does not change; another table makes another plan."""
 
@@ -141,6 +162,14 @@ class Plan:
                 "labels": dict(table.labels),
             },
         )
+        try:
+            # As at the beginning of each session, so that a mistake is told before there is audio.
+            make_sessions(
+                self.keys(time.time_ns()), _known_format(table), table.can_wait, self.edge,
+                self.publish, self.request,
+            )  # fmt: skip
+        except UsageError as error:
+            raise ConfigError(f"{where}: {error}") from None
 
     def keys(self, at_ns: int) -> list[SessionKey]:
         """The keys of sessions that begin at this time."""
