@@ -8,6 +8,7 @@ descriptors, and replies of the process's pid and, when it has ended, its exit s
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import io
@@ -18,6 +19,8 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
+import termios
 from typing import Any
 
 IMPORTED = (
@@ -85,9 +88,14 @@ def become(request: dict[str, Any], descriptors: list[int]) -> None:
         os.dup2(descriptor, number)
     for descriptor in descriptors:
         os.close(descriptor)
+    if request["session"]:
+        os.setsid()
+        if os.isatty(0):
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["env"])
+    tempfile.tempdir = None  # of this TMPDIR
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     unbuffered = bool(request["env"].get("PYTHONUNBUFFERED"))
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process

@@ -36,8 +36,9 @@ class ForkedProcess:
 
     def __init__(
         self, module: str, arguments: tuple[str, ...], env: Mapping[str, str], folder: str,
-        stdin: Stream, stdout: Stream, stderr: Stream,
+        stdin: Stream, stdout: Stream, stderr: Stream, *, session: bool = False,
     ) -> None:  # fmt: skip
+        """`session`: in a session of its own, whose terminal is standard input if that is one."""
         sys.audit("subprocess.Popen", sys.executable, [module, *arguments], None, env)
         self.args = [module, *arguments]
         self.returncode: int | None = None
@@ -64,7 +65,10 @@ class ForkedProcess:
             descriptors.append(theirs)
         self._status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._status.connect(_server())
-        request = {"module": module, "arguments": arguments, "env": dict(env), "folder": folder}
+        request = {
+            "module": module, "arguments": arguments, "env": dict(env), "folder": folder,
+            "session": session,
+        }  # fmt: skip
         socket.send_fds(self._status, [json.dumps(request).encode()], descriptors)
         self.pid = int(self._status.recv(100))
         self._status.setblocking(False)
@@ -124,7 +128,7 @@ def launch(
 
     Only `-m module` is forked, and only with the early variables of this process.
     """
-    if enabled and arguments[0] == "-m" and early_variables(env) == early_variables(os.environ):
+    if arguments[0] == "-m" and possible(env):
         streams = (_INHERITED if given is None else given for given in (stdin, stdout, stderr))
         return ForkedProcess(
             arguments[1], arguments[2:], env, str(Path(folder or ".").absolute()), *streams
@@ -133,6 +137,11 @@ def launch(
         [sys.executable, *arguments],
         env=env, cwd=folder, stdin=stdin, stdout=stdout, stderr=stderr,
     )  # fmt: skip
+
+
+def possible(env: Mapping[str, str]) -> bool:
+    """Whether the current test may fork a program that gets these variables."""
+    return enabled and early_variables(env) == early_variables(os.environ)
 
 
 def early_variables(env: Mapping[str, str]) -> dict[str, str]:

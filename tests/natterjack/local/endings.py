@@ -1,6 +1,7 @@
 """A command that a test starts, ends in some way, and looks behind: processes, files, exit status.
 
 Every process that a command starts inherits a variable by which it is found, whoever its parent is.
+The command itself is forked, as tests/forking.py says, and its parts are processes as for a user.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import natterjack
+from tests import forking
 from tests.waiting import until
 
 _ROOT = Path(natterjack.__file__).parents[1]
@@ -61,28 +63,43 @@ class Run:
         self._mark = f"ENDING={uuid.uuid4()}".encode()
         ours = ("NATS_", "EDGE_", "WORKER_", "DEEPGRAM_", "NATTERJACK_", "GATEWAY_")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         name, _, value = self._mark.decode().partition("=")
-        command = [sys.executable, "-P", "-m", module, *arguments]
+        variables = {
+            **clean, "TMPDIR": str(self.folder), "TERM": "xterm", "DEEPGRAM_API_KEY": "any",
+            "GATEWAY_HTTP_PORT": "0", **(environment or {}), name: value,
+        }  # fmt: skip
+        self._forked: str | None = None
+        """What is forked, whose variables the system does not show."""
         self._ours, theirs = pty.openpty() if terminal else os.pipe()
         if terminal:
             fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
         os.set_blocking(self._ours, False)
         try:
-            self.process = subprocess.Popen(
-                ["sh", "-c", f'exec "$@" {shell}', "sh", *command],
-                env={
-                    **clean, "PYTHONPATH": path, "TMPDIR": str(self.folder), "TERM": "xterm",
-                    "DEEPGRAM_API_KEY": "any", "GATEWAY_HTTP_PORT": "0",
-                    **(environment or {}), name: value,
-                },
-                cwd=cwd or folder,
-                stdin=theirs if terminal else subprocess.DEVNULL, stdout=theirs, stderr=theirs,
-                start_new_session=True,
-                preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if terminal else None,
-            )  # fmt: skip
+            self.process = self._start(module, arguments, variables, cwd or folder, theirs, shell)
         finally:
             os.close(theirs)
+
+    def _start(
+        self, module: str, arguments: tuple[str, ...], variables: dict[str, str], cwd: Path,
+        theirs: int, shell: str,
+    ) -> forking.Process:  # fmt: skip
+        terminal = os.isatty(theirs)
+        stdin = theirs if terminal else subprocess.DEVNULL
+        if not shell and forking.possible(variables):
+            self._forked = _PROGRAMS[module]
+            return forking.ForkedProcess(
+                module, arguments, variables, str(cwd), stdin, theirs, theirs, session=True
+            )
+        if variables.get("PYTHONPATH") == os.environ.get("PYTHONPATH"):
+            path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            variables = {**variables, "PYTHONPATH": path}
+        command = [sys.executable, "-P", "-m", module, *arguments]
+        return subprocess.Popen(
+            ["sh", "-c", f'exec "$@" {shell}', "sh", *command],
+            env=variables,
+            cwd=cwd, stdin=stdin, stdout=theirs, stderr=theirs, start_new_session=True,
+            preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if terminal else None,
+        )  # fmt: skip
 
     # ---- what it prints --------------------------------------------------------------------------
 
@@ -146,6 +163,8 @@ class Run:
                     found.setdefault(_name(words), []).append(int(folder.name))
             except OSError:  # it has ended, or is another user's
                 continue
+        if self._forked is not None and self.running:
+            found.setdefault(self._forked, []).append(self.process.pid)
         return {name: sorted(pids) for name, pids in found.items()}
 
     async def has(self, *names: str) -> None:

@@ -23,7 +23,7 @@ from tests.waiting import bound
 
 from .endings import Run
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.interpreter]
 
 ROOT = Path(program.__file__).parents[2]
 OURS = ("worker", "edge_capture", "gateway")
