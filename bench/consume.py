@@ -77,7 +77,7 @@ async def measure(events: int = EVENTS, runs: int = 3) -> list[Point]:
     Raises: BrokerError.
     """
     with tempfile.TemporaryDirectory(prefix="natterjack-bench-") as folder:
-        server = EmbeddedServer(Path(folder))
+        server = EmbeddedServer(Path(folder), tied=True)
         server.start()
         try:
             progress(f"storing {events:,} events")

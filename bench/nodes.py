@@ -30,11 +30,11 @@ async def running_nodes(count: int, configuration: str = "") -> AsyncIterator[li
         nodes = (
             Cluster(store).nodes[:count]
             if count > 1
-            else [EmbeddedServer(store / "n0", extra_arguments=arguments)]
+            else [EmbeddedServer(store / "n0", extra_arguments=arguments, tied=True)]
         )
         try:
             for node in nodes:
-                await asyncio.to_thread(node.start)
+                node.start()  # in the main thread, as it is tied
             yield nodes
         finally:
             for node in nodes:

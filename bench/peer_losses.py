@@ -163,8 +163,8 @@ async def ours_lost(service: str, fault: str, seconds: float, speakers: int) -> 
     """Measure natterjack, with a worker and a broker."""
     loss = Loss(OURS, service, fault)
     with tempfile.TemporaryDirectory() as directory:
-        server = EmbeddedServer(Path(directory))
-        await asyncio.to_thread(server.start)
+        server = EmbeddedServer(Path(directory), tied=True)
+        server.start()  # in the main thread, as it is tied
         try:
             async with (
                 emulator_process(service) as emulator,

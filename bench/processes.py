@@ -167,8 +167,8 @@ def _as_important(pid: int) -> None:
 @contextlib.asynccontextmanager
 async def broker(*arguments: str) -> AsyncIterator[EmbeddedServer]:
     with tempfile.TemporaryDirectory() as directory:
-        server = EmbeddedServer(Path(directory), extra_arguments=arguments)
-        await asyncio.to_thread(server.start)
+        server = EmbeddedServer(Path(directory), extra_arguments=arguments, tied=True)
+        server.start()  # in the main thread, as it is tied
         _as_important(server.pid)
         try:
             yield server

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from natterjack.errors import BrokerUnreachable, UsageError
 
+from .keeper import dying_with_parent
+
 
 def find_binary() -> Path:
     """The nats-server that `natterjack[local]` installs, or one on PATH. Raises UsageError."""
@@ -28,11 +30,15 @@ class EmbeddedServer:
     It picks a free port at its first start and keeps it when restarted. The store is kept too.
     """
 
-    def __init__(self, store: Path, *, extra_arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, store: Path, *, extra_arguments: tuple[str, ...] = (), tied: bool = False
+    ) -> None:
+        """`tied`: on Linux, it is killed with this process, which starts it in its main thread."""
         self.store = store
         self.log_path = store / "nats-server.log"
         self.port = -1
         self._extra = extra_arguments
+        self._tied = tied
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,7 +77,7 @@ class EmbeddedServer:
             self._process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
                 # Ctrl-C on the terminal must reach only the parent, which stops the server last.
-                start_new_session=True,
+                start_new_session=True, preexec_fn=dying_with_parent() if self._tied else None,
             )  # fmt: skip
         deadline = time.monotonic() + timeout
         while not self.ready():

@@ -30,6 +30,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -50,7 +52,7 @@ class Part:
                 request["command"], env=request["environment"],
                 stdin=subprocess.DEVNULL if source is None else source,
                 stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
-                preexec_fn=die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=dying_with_parent(),
             )  # fmt: skip
         if source is not None:
             os.close(source)  # whoever writes to it notices when the part has ended
@@ -79,16 +81,21 @@ class Part:
 
 if sys.platform == "linux":
     _libc = ctypes.CDLL(None, use_errno=True)
-    _keeper_pid = os.getpid()
 
-    def die_with_parent() -> None:
-        """Have the kernel kill this process when its parent's main thread ends; for a new process.
+    def die_with_parent(parent: int) -> None:
+        """Have the kernel kill this process when the thread of its parent, the process `parent`,
+        that has started it ends; for a new process.
 
         The keeper starts its parts in its main thread, which ends last.
         """
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != _keeper_pid:  # it ended before prctl
+        if os.getppid() != parent:  # it ended before prctl
             os._exit(1)
+
+
+def dying_with_parent() -> Callable[[], None] | None:
+    """What a child of this process runs at its beginning to die with it, where that is possible."""
+    return partial(die_with_parent, os.getpid()) if sys.platform == "linux" else None
 
 
 class Keeper:
