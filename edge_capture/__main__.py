@@ -330,13 +330,16 @@ def _run(flags: argparse.Namespace) -> int:
             from .sources.listing import list_all
 
             return list_all()
-        for name, value in enrollment.apply(flags, os.environ).items():
+        given = enrollment.apply(flags, os.environ)
+        for name, value in given.items():
             if value:
                 os.environ[name] = value
             else:
                 os.environ.pop(name, None)
         with tracing.started("natterjack-edge"):
-            return run_loop(_COMMANDS.get(flags.command, _capture)(flags))
+            work = _COMMANDS.get(flags.command, _capture)(flags)
+            enrolled = "NATS_CREDS" in given and flags.command != "check"
+            return run_loop(enrollment.kept(work, flags) if enrolled else work)
     except* NatterjackError as group:
         # A task group wraps even a single error; the first one is the cause.
         error: BaseException = group

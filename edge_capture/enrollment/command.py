@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import random
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 from natterjack.enrollment.token import parse_token
 from natterjack.errors import BrokerUnreachable, UsageError
+from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings, load
 from natterjack.telemetry.log import fields
 
@@ -28,6 +31,8 @@ _OFFLINE = ("probe", "devices", "enroll")
 """The commands that do not connect with the credentials of an enrolled edge."""
 _OWN = ("creds", "nkey", "user")
 """Settings of a user of NATS; whoever sets one does not want the enrolled one."""
+_NO_NEW_ONES = "the credentials have expired, and the token gives no new ones"
+_FIRST_PAUSE_S, _LOOK_S, _LONGEST_PAUSE_S = 2.0, 30.0, 120.0
 _IN_FILE = {"NATS_URL": "url", "NATS_CA": "ca"}
 """What the table `[nats]` of a configuration file may say otherwise than the token did."""
 
@@ -85,16 +90,52 @@ def _report(enrollment: Enrollment, identity: Identity) -> None:
 
 def _enroll_again(text: str, identity: Identity, known: Enrollment) -> Enrollment:
     """Enroll with the key and the name that this edge has, whose credentials have expired. It is
-    tried once: an edge without NATS still captures into its spool."""
+    tried once: an edge without NATS still captures into its spool, and `kept` tries again."""
     try:
         found = asyncio.run(
             enroll(parse_token(text), identity, read_machine(), agent=known.agent, new_key=False)
         )
     except (EnrollmentRefused, BrokerUnreachable, UsageError) as error:
-        log.warning("the credentials have expired, and the token gives no new ones: %s", error)
+        log.warning("%s: %s", _NO_NEW_ONES, error)
         return known
     _report(found, identity)
     return found
+
+
+async def kept(work: Coroutine[Any, Any, int], flags: argparse.Namespace) -> int:
+    """Run a command. Meanwhile, enroll again whenever the credentials have expired, as they do
+    while an edge is cut off for long, if there is a token. The connection uses what it finds."""
+    keeping = asyncio.create_task(_stay_enrolled(flags), name="enrollment")
+    try:
+        return await work
+    finally:
+        await end_tasks([keeping])
+
+
+async def _stay_enrolled(flags: argparse.Namespace) -> None:
+    settings = load(IdentitySettings, flags)
+    identity = Identity(settings.directory)
+    problem, pause = "", _FIRST_PAUSE_S
+    while True:
+        await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+        if not identity.expired(time.time()):
+            pause = _LOOK_S
+            continue
+        pause = min(_LONGEST_PAUSE_S, 2 * pause)
+        try:
+            text, known = settings.stored_token(), identity.read()
+            if text is None or known is None:
+                continue
+            found = await enroll(
+                parse_token(text), identity, known.machine, agent=known.agent, new_key=False
+            )
+        except (EnrollmentRefused, BrokerUnreachable, UsageError) as error:
+            if str(error) != problem:
+                problem = str(error)
+                log.warning("%s: %s", _NO_NEW_ONES, problem)
+        else:
+            problem, pause = "", _LOOK_S
+            _report(found, identity)
 
 
 def _has_no_key(broker: BrokerSettings, config: Preview, given: Mapping[str, str]) -> bool:

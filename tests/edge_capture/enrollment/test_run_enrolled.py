@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from edge_capture.enrollment.enroll import enroll
+from edge_capture.enrollment.enroll import enroll, enroll_until
 from edge_capture.enrollment.identity import Identity
 from edge_capture.enrollment.machine import read_machine
 from natterjack.broker import streams
@@ -78,6 +79,49 @@ async def test_an_agent_of_several_sources_renews_what_it_enrolled_with(
                     streams.AUDIO, subjects_filter="stt.audio.acme.room.a"
                 )
         assert sum((info.state.subjects or {}).values()) > 0
+    finally:
+        counter.close()
+        server.stop()
+
+
+async def test_an_agent_whose_credentials_expired_while_it_runs_enrolls_again(
+    tmp_path: Path,
+) -> None:
+    """As one that was cut off for longer than they last."""
+    server = SignedServer(tmp_path / "home")
+    server.start()
+    counter = Counter(tmp_path / "a.pipe")
+    identity, path = Identity(tmp_path / "identity"), tmp_path / "edge.toml"
+    path.write_text(pipe("a", counter, 'speaker = "a"', 'conversation = "room"'))
+    try:
+        async with connected(server.settings("operator"), name="test", once=True) as broker:
+            await streams.ensure(broker, StreamSettings())
+        token = await server.invite()
+        async with server.registrar(REGISTRAR_LIFETIME_HOURS=str(0.2 / 3600)):
+            first = await enroll_until(
+                parse_token(token), identity, read_machine(), agent=None, new_key=False
+            )
+        await until(lambda: identity.expired(time.time()), "the credentials have expired")
+        environment = {"EDGE_IDENTITY": str(identity.directory), "EDGE_TOKEN": token}
+        edge = Edge(tmp_path / "edge", ("run", "--config", str(path)), environment, subprocess.PIPE)
+        try:
+            # Once at its start, when no registrar answers.
+            await edge.says("the credentials have expired, and the token gives no new ones", 60)
+            await counter.write(50)
+            async with server.registrar():
+                await until(lambda: not identity.expired(time.time()), "it has enrolled", 60)
+            async with connected(server.settings("operator"), name="test", once=True) as broker:
+
+                async def stored() -> bool:
+                    info = await broker.client.jetstream().stream_info(streams.AUDIO)
+                    return info.state.messages > 0
+
+                await until(stored, "its audio is stored", 60)
+            edge.process.send_signal(signal.SIGTERM)
+            assert await edge.exit_code() == 0, edge.stderr
+        finally:
+            edge.end()
+        assert identity.read() == first
     finally:
         counter.close()
         server.stop()
