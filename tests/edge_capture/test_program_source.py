@@ -179,3 +179,22 @@ async def test_ffmpeg_reads_a_stream(radio: str, tmp_path: Path) -> None:
     os.unlink(address)
     with pytest.raises(SourceError, match="No such file"):
         program_source(table)
+
+
+async def test_ffmpeg_reads_an_address_that_its_command_line_does_not_have(
+    radio: str, tmp_path: Path
+) -> None:
+    listed = tmp_path / "radio.ffconcat"
+    listed.write_text(f"ffconcat version 1.0\nfile '{radio}?token=long-secret'\n")
+    options = ("-f", "concat", "-safe", "0", "-protocol_whitelist", "file,http,https,tcp,tls")
+    table = StreamTable(
+        name="s", kind="stream", url=str(listed), input_options=options,
+        ffmpeg=imageio_ffmpeg.get_ffmpeg_exe(),
+    )  # fmt: skip
+    async with opened(table) as source:
+        samples = np.concatenate([block.samples for block in await soon(read(source, 32_000), 30)])
+    assert abs(loudest_hertz(samples[:, 0], 16_000) - 440) < 2
+    listed.write_text(f"ffconcat version 1.0\nfile '{radio}?token=wrong-secret'\n")
+    with pytest.raises(SourceError, match="403") as error:
+        await open_source(table)
+    assert "wrong-secret" not in str(error.value)
