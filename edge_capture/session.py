@@ -220,7 +220,7 @@ def published_format(source: AudioFormat, settings: PublishSettings, split: bool
     if chunk_bytes > MAX_CHUNK_BYTES:
         raise UsageError(
             f"EDGE_CHUNK_MS (chunk_ms): chunks of {settings.chunk_ms} ms have {chunk_bytes} bytes, "
-            f"over {MAX_CHUNK_BYTES}; lower it or EDGE_SAMPLE_RATE (publish_sample_rate)"
+            f"over {MAX_CHUNK_BYTES}; lower it, or EDGE_SAMPLE_RATE (publish_sample_rate)"
         )
     if settings.encoding == "flac" and published.encoding != "linear16":
         raise UsageError(
