@@ -8,7 +8,9 @@ and outside of pytest, every program runs in an interpreter of its own.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -17,8 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -77,7 +78,7 @@ class ForkedProcess:
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            with suppress(BlockingIOError):
+            with contextlib.suppress(BlockingIOError):
                 self.returncode = int(self._status.recv(100))
                 self._status.close()
         return self.returncode
@@ -142,6 +143,25 @@ def launch(
 def possible(env: Mapping[str, str]) -> bool:
     """Whether the current test may fork a program that gets these variables."""
     return enabled and early_variables(env) == early_variables(os.environ)
+
+
+@contextlib.asynccontextmanager
+async def read(stream: IO[bytes] | None) -> AsyncIterator[asyncio.StreamReader]:
+    """Read a piped output of a process during the block, which closes it."""
+    assert stream is not None
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), stream
+    )
+    with contextlib.closing(transport):
+        yield reader
+
+
+async def ended(process: Process) -> int:
+    """Wait for the end of a process without a limit and return its exit status."""
+    while (status := process.poll()) is None:
+        await asyncio.sleep(0.05)
+    return status
 
 
 def early_variables(env: Mapping[str, str]) -> dict[str, str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
+import os
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 
+from tests.forking import ended, launch, read
 from tests.ports import free_port
 from tests.waiting import within
 
@@ -52,20 +53,18 @@ class RemoteEmulator:
 @asynccontextmanager
 async def emulator_process(provider: str, *arguments: str) -> AsyncIterator[RemoteEmulator]:
     """Run `natterjack emulate <provider> --words tones <arguments>` as a subprocess."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "natterjack", "emulate", provider, "--words", "tones"),
-        *("--port", str(free_port())),
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-    )
+    process = launch(
+        ("-m", "natterjack", "emulate", provider, "--words", "tones",
+         "--port", str(free_port()), *arguments),
+        env=os.environ, stdout=subprocess.PIPE,
+    )  # fmt: skip
     try:
-        assert process.stdout is not None
-        async with within(20):
-            url = (await process.stdout.readline()).decode().split()[-1]
-            control_url = (await process.stdout.readline()).decode().split()[-1]
-        async with aiohttp.ClientSession() as session:
-            yield RemoteEmulator(url, control_url, session)
+        async with read(process.stdout) as output:
+            async with within(20):
+                url = (await output.readline()).decode().split()[-1]
+                control_url = (await output.readline()).decode().split()[-1]
+            async with aiohttp.ClientSession() as session:
+                yield RemoteEmulator(url, control_url, session)
     finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+        process.terminate()
+        await ended(process)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 
 from ..emulators.process import RemoteEmulator, emulator_process
+from ..forking import Process, ended, launch, read
 from ..worker.programs import WorkerProcess
 from .cluster import Cluster
 from .proxy import NatsProxy
@@ -124,28 +125,31 @@ class Talk:
         self._speed = speed
         self._wav = directory / f"{name}.wav"
         soundfile.write(self._wav, pcm.to_samples(audio, "linear16"), RATE)
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
 
     async def run(self, *arguments: str) -> int:
         """Run the edge to the end, restarting it when killed. Return the last exit status."""
         while True:
             with self.errors.open("ab") as errors:
-                process = self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "edge_capture", "file", str(self._wav),
-                    "--conversation", self._name, "--speed", str(self._speed),
-                    "--spool", str(self._directory / f"{self._name}.spool"), "--resume",
-                    "--nats-url", self.line.url, *arguments,
+                process = self._process = launch(
+                    ("-m", "edge_capture", "file", str(self._wav),
+                     "--conversation", self._name, "--speed", str(self._speed),
+                     "--spool", str(self._directory / f"{self._name}.spool"), "--resume",
+                     "--nats-url", self.line.url, *arguments),
                     env={k: v for k, v in os.environ.items() if not k.startswith("EDGE_")},
-                    stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-                    stderr=errors,
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
                 )  # fmt: skip
-            assert process.stdout is not None
-            if announced := (await process.stdout.readline()).split():
-                key, session_id = (word.decode() for word in announced)
-                if session_id not in {spec.session_id for spec in self.specs}:
-                    parts = SessionKey(*key.split("."))._asdict()
-                    self.specs.append(SessionSpec(session_id=session_id, **parts))
-            status = await process.wait()
+            try:
+                async with read(process.stdout) as output:
+                    if announced := (await output.readline()).split():
+                        key, session_id = (word.decode() for word in announced)
+                        if session_id not in {spec.session_id for spec in self.specs}:
+                            parts = SessionKey(*key.split("."))._asdict()
+                            self.specs.append(SessionSpec(session_id=session_id, **parts))
+                    status = await ended(process)
+            finally:
+                process.kill()
+                process.wait()
             self._process = None
             if status != -signal.SIGKILL:
                 return status

@@ -8,7 +8,7 @@ import math
 import os
 import random
 import signal
-import sys
+import subprocess
 import time
 import wave
 from collections.abc import AsyncIterator, Sequence
@@ -23,6 +23,7 @@ from natterjack.speaking.opening import speak
 from natterjack.speaking.session import Speaking
 from natterjack.voice.events import UtteranceEvent, VoiceEvent
 
+from ...forking import ended, launch
 from ...waiting import bound, until, within
 from ..fleet import Line
 from .account import LEAD, WORDS, Said
@@ -174,30 +175,27 @@ class Talk:
     async def _player(self) -> AsyncIterator[None]:
         """Play the session during the block: `natterjack-edge play --file`."""
         with self.errors.open("wb") as errors:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "edge_capture", "play", "--conversation", self.name,
-                "--file", str(self._wav), "--sample-rate", str(RATE),
-                "--nats-url", self.line.url, "--log-level", "debug",
+            process = launch(
+                ("-m", "edge_capture", "play", "--conversation", self.name,
+                 "--file", str(self._wav), "--sample-rate", str(RATE),
+                 "--nats-url", self.line.url, "--log-level", "debug"),
                 env={k: v for k, v in os.environ.items() if not k.startswith("EDGE_")},
-                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-                stderr=errors,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
             )  # fmt: skip
         try:
 
             def ready() -> bool:
-                ended = process.returncode is not None
-                return ended or b"ready to play" in self.errors.read_bytes()
+                return process.poll() is not None or b"ready to play" in self.errors.read_bytes()
 
             await until(ready, "a player", 60)
-            assert process.returncode is None, self.errors.read_text()
+            assert process.poll() is None, self.errors.read_text()
             yield
             process.send_signal(signal.SIGINT)
             async with within(60):
-                assert await process.wait() == 0, self.errors.read_text()
+                assert await ended(process) == 0, self.errors.read_text()
         finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            process.kill()
+            await ended(process)
 
     def _decode(self) -> list[str]:
         if not self._wav.exists():  # nothing was heard
