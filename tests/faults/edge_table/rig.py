@@ -220,11 +220,18 @@ class Rig:
         """What every thread of the edge does."""
         path = suspended.stacks_of(self._clock, self.edge.process.pid)
         self.edge.process.send_signal(suspended.SHOW_STACKS)
+        seen = [""]
+
+        def written() -> bool:
+            """It is written piece by piece: what no longer grows, up to the end of a line."""
+            seen.append(path.read_text() if path.exists() else "")
+            return seen[-1] == seen[-2] and seen[-1].endswith("\n")
+
         try:
-            await until(lambda: path.exists() and path.read_text(), "it shows its stacks", 5)
+            await until(written, "it shows its stacks", 5)
         except AssertionError:
-            return "it does not show its stacks"
-        return path.read_text()
+            return seen[-1] or "it does not show its stacks"
+        return seen[-1]
 
     # ---- the end -----------------------------------------------------------------------------
 
