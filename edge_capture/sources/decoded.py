@@ -250,7 +250,8 @@ def _choose(path: Path, media: Media, track: int | None) -> int:
     if track is None:
         if count > 1:
             log.warning(
-                "%s has %d audio tracks: %s; the first one is read, `track` chooses another",
+                "%s has %d audio tracks: %s; the first one is read, `track` (--track) chooses "
+                "another",
                 path,
                 count,
                 names,

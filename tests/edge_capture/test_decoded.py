@@ -121,8 +121,8 @@ async def test_one_of_many_tracks_is_read(
         heard = (await samples(source))[:, 0]
         assert loudest_hertz(heard.astype(np.int16), 44_100) == pytest.approx(hertz, abs=2)
     assert caplog.messages == [
-        f"{path} has 2 audio tracks: 1 (flac), 2 (flac, deu); the first one is read, --track "
-        "chooses another"
+        f"{path} has 2 audio tracks: 1 (flac), 2 (flac, deu); the first one is read, `track` "
+        "(--track) chooses another"
     ]
     with pytest.raises(SourceError, match=r"has no audio track 3, only 1 \(flac\), 2 \(flac, deu"):
         await open_file(path, None, 80, 3)
