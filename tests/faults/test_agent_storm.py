@@ -54,21 +54,25 @@ SAID = [TimedWord(word, 100 + n, 100.4 + n) for n, word in enumerate("abcdefgh")
 """Each second one, by a clock that is 900 s behind that of the agent."""
 
 
-def take(key: str, start: float, *chunks: tuple[float, float]) -> Take:
+def take(
+    key: str, start: float, *chunks: tuple[float, float], session_id: str | None = None
+) -> Take:
     """A take whose position 0 is at `start`, with audio from and to these seconds."""
-    found = Take(key, RATE)
+    found = Take(key, session_id or key, RATE)
     for begin, end in chunks:
         position, frames = round(begin * RATE), round((end - begin) * RATE)
         found.add(position, frames, round((start + begin) * 1e9))
     return found
 
 
-def events(key: str, words: str, first: float, *gaps: tuple[float, float]) -> list[DurableEvent]:
+def events(
+    key: str, words: str, first: float, *gaps: tuple[float, float], session_id: str | None = None
+) -> list[DurableEvent]:
     """The events of a session with these words, one each second from `first` on."""
     tenant, conversation, speaker = key.split(".")
     common = {
-        "session_id": key, "tenant": tenant, "conversation": conversation, "speaker": speaker,
-        "epoch": 1, "published_at": datetime.now(UTC),
+        "session_id": session_id or key, "tenant": tenant, "conversation": conversation,
+        "speaker": speaker, "epoch": 1, "published_at": datetime.now(UTC),
     }  # fmt: skip
     end = first + len(words)
     spoken = tuple(Word(text=w, start=first + n, end=first + n + 0.4) for n, w in enumerate(words))
@@ -92,16 +96,39 @@ def test_words_of_several_takes_are_put_on_one_clock() -> None:
     assert (found.words.heard, found.takes, found.absent_seconds) == (8, 2, 0)
 
 
+def test_sessions_of_one_second_share_a_key() -> None:
+    takes = [take("t.a-1.s", 1000.0, (0, 2)), take("t.a-1.s", 1002.0, (0, 6), session_id="another")]
+    stored = [
+        *events("t.a-1.s", "ab", 0),
+        *events("t.a-1.s", "cdefgh", 0, session_id="another"),
+    ]
+    found = account("a", SAID, takes, stored, (), exact=True)
+    assert found.clean, found
+    assert (found.words.heard, found.takes, found.sessions) == (8, 2, 2)
+    takes[1] = take("t.a-1.s", 1002.2, (0, 6), session_id="another")
+    found = account("a", SAID, takes, stored, (), exact=True)
+    assert found.problems == ["0.20 s between t.a-1.s and t.a-1.s that no session names"]
+
+
 def test_a_lost_word_is_lost_unless_a_gap_has_it() -> None:
-    whole = [take("t.a-1.s", 1000.0, (0, 8))]
-    stored = [*events("t.a-1.s", "ab", 0), *events("t.a-1.s", "efgh", 4)]
-    for each in stored[2:]:
-        object.__setattr__(each, "session_id", "another")
+    successor = take("t.a-1.s", 1000.0, (4, 8), session_id="another")
+    whole = [take("t.a-1.s", 1000.0, (0, 4)), successor]
+    stored = [
+        *events("t.a-1.s", "ab", 0),
+        *events("t.a-1.s", "efgh", 4, session_id="another"),
+    ]
     lost = account("a", SAID, whole, stored, (), exact=True)
     assert (lost.words.lost, [w.word for w in lost.words.missing]) == (2, ["c", "d"])
     assert not lost.clean
-    holed = [take("t.a-1.s", 1000.0, (0, 2), (4, 8))]
-    assert account("a", SAID, holed, stored, (), exact=True).words.in_gaps == 2
+    for holed in (
+        [take("t.a-1.s", 1000.0, (0, 2)), successor],
+        [
+            take("t.a-1.s", 1000.0, (0, 2), (4, 5)),
+            take("t.a-1.s", 1000.0, (5, 8), session_id="another"),
+        ],
+    ):
+        found = account("a", SAID, holed, stored, (), exact=True)
+        assert (found.words.in_gaps, found.words.lost, found.problems) == (2, 0, [])
     named = [*events("t.a-1.s", "ab", 0, (2.0, 4.0)), *stored[2:]]
     assert account("a", SAID, whole, named, (), exact=True).words.in_gaps == 2
 

@@ -1,7 +1,8 @@
 """The account of one source: what became of each word that was said. Pure.
 
 A source has many sessions, one after another. Their positions are put on one clock, that of the
-agent's machine: the first chunk of a key tells when its audio began.
+agent's machine: the first chunk of a session tells when its audio began. Sessions that begin in the
+same second share a key.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ _BLUR_S = 0.3
 
 
 class Take:
-    """The audio of one key, as it is stored."""
+    """The audio of one session, as it is stored."""
 
-    def __init__(self, key: str, rate: int) -> None:
+    def __init__(self, key: str, session_id: str, rate: int) -> None:
         self.key = key
+        self.session_id = session_id
         self.start = 0.0
         """The time of position 0, in seconds since 1970 by the agent's clock."""
+        self.begin = 0.0
+        """Where its audio begins: not at position 0 if it goes on with that of another session."""
         self.end = 0.0
         """Where its audio ends."""
         self.holes: list[tuple[float, float]] = []
@@ -40,7 +44,8 @@ class Take:
     def add(self, position: int, frames: int, time_ns: int) -> None:
         """Add a chunk. To be called in the order of the positions; one that is there is ignored."""
         if self._next is None:
-            self.start = time_ns / 1e9 - position / self._rate
+            self.begin = time_ns / 1e9
+            self.start = self.begin - position / self._rate
             self._next = position
         if position < self._next:
             return
@@ -105,42 +110,43 @@ def account(
     source's audio has times of its own, as a microphone's has. `unheard`: when the recorder that
     tells what was said was away, by the clock of `said`.
     """
-    ordered = sorted((take for take in takes if take.end), key=lambda take: take.start)
+    ordered = sorted((take for take in takes if take.end), key=lambda take: take.begin)
     found = Account(source, takes=len(ordered))
-    start = {take.key: take.start for take in ordered}
+    start = {take.session_id: take.start for take in ordered}
     blur = 0.0 if exact else _BLUR_S
     gaps = [(a - blur, b + blur) for take in ordered for a, b in take.holes]
-    by_key: dict[str, list[DurableEvent]] = {}
-    for event in events:
-        by_key.setdefault(str(event.key), []).append(event)
     received: list[TimedWord] = []
-    for key in sorted(by_key, key=lambda key: start.get(key, 0.0)):
-        if key not in start:
-            found.problems += [f"{key} has a transcript, and no audio"] * bool(
-                words(by_key[key], 0)
-            )
+    sessions = by_session(events)
+    for session_id in sorted(sessions, key=lambda each: start.get(each, 0.0)):
+        own = sessions[session_id]
+        if session_id not in start:
+            if words(own, 0):
+                found.problems.append(f"{session_id} has a transcript, and no audio")
             continue
-        base = start[key]
-        received += words(by_key[key], base)
+        base = start[session_id]
+        received += words(own, base)
         gaps += [
             (base + gap.start - blur, base + gap.end + blur)
-            for event in by_key[key]
+            for event in own
             if isinstance(event, StatusEvent) and event.account is not None
             for gap in event.account.gaps
         ]
-        sums = add_up(by_key[key])
-        found.problems += [f"{key}: {problem}" for problem in sums.problems]
-        found.sessions += len(by_session(by_key[key]))
+        sums = add_up(own)
+        found.problems += [f"{own[0].key}: {problem}" for problem in sums.problems]
+        found.sessions += 1
         for cause, seconds in sums.gaps.items():
             found.gap_seconds[cause] = found.gap_seconds.get(cause, 0.0) + seconds
     for before, after in itertools.pairwise(ordered):
-        if after.start - before.end <= (_JOINED_S if exact else _BLUR_S):
+        if after.begin - before.end <= (_JOINED_S if exact else _BLUR_S):
             continue
-        found.absent_seconds += after.start - before.end
-        gaps.append((before.end - blur, after.start + blur))
-        if not any(a - _WITHIN_S < after.start and before.end < b + _WITHIN_S for a, b in away):
+        found.absent_seconds += after.begin - before.end
+        gaps.append((before.end - blur, after.begin + blur))
+        goes_on = before.key == after.key and after.begin > after.start
+        if not goes_on and not any(
+            a - _WITHIN_S < after.begin and before.end < b + _WITHIN_S for a, b in away
+        ):
             found.problems.append(
-                f"{after.start - before.end:.2f} s between {before.key} and {after.key} that no "
+                f"{after.begin - before.end:.2f} s between {before.key} and {after.key} that no "
                 "session names"
             )
     found.words = compare(said, received, gaps, unheard)

@@ -14,7 +14,7 @@ from typing import Any
 
 from nats.errors import Error as NatsError
 
-from natterjack.audio import AUDIO_POS, AUDIO_TIME
+from natterjack.audio import AUDIO_POS, AUDIO_TIME, SESSION_ID
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.emulators.tones import TimedWord
@@ -271,7 +271,8 @@ class AgentRig:
         takes: dict[str, Take] = {}
         async for message in stored.messages(self.broker, streams.AUDIO, f"stt.audio.{TENANT}.>"):
             key = message.subject.removeprefix("stt.audio.")
-            take = takes.setdefault(key, Take(key, RATE))
+            session_id = message.headers[SESSION_ID]
+            take = takes.setdefault(session_id, Take(key, session_id, RATE))
             frames = len(message.data) // 2
             take.add(int(message.headers[AUDIO_POS]), frames, int(message.headers[AUDIO_TIME]))
         events = await stored.events(self.broker, TENANT)
@@ -287,7 +288,7 @@ class AgentRig:
         return account(
             source,
             self.words(source),
-            [take for key, take in takes.items() if own(key)],
+            [take for take in takes.values() if own(take.key)],
             [event for event in events if own(str(event.key))],
             away,
             exact=recorder is not None,
