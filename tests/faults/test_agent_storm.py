@@ -97,16 +97,19 @@ def test_words_of_several_takes_are_put_on_one_clock() -> None:
 
 
 def test_sessions_of_one_second_share_a_key() -> None:
-    takes = [take("t.a-1.s", 1000.0, (0, 2)), take("t.a-1.s", 1002.0, (0, 6), session_id="another")]
+    first, last = take("t.a-1.s", 1000.0, (0, 2)), take("t.a-2.s", 1006.0, (0, 2))
+    seconds = [(n, n + 1.0) for n in range(4)]
+    second = take("t.a-1.s", 1002.0, *seconds, session_id="another")
     stored = [
         *events("t.a-1.s", "ab", 0),
-        *events("t.a-1.s", "cdefgh", 0, session_id="another"),
+        *events("t.a-1.s", "cdef", 0, session_id="another"),
+        *events("t.a-2.s", "gh", 0),
     ]
-    found = account("a", SAID, takes, stored, (), exact=True)
+    found = account("a", SAID, [first, second, last], stored, (), exact=True)
     assert found.clean, found
-    assert (found.words.heard, found.takes, found.sessions) == (8, 2, 2)
-    takes[1] = take("t.a-1.s", 1002.2, (0, 6), session_id="another")
-    found = account("a", SAID, takes, stored, (), exact=True)
+    assert (found.words.heard, found.takes, found.sessions) == (8, 3, 3)
+    late = take("t.a-1.s", 1002.2, *seconds, session_id="another")
+    found = account("a", SAID, [first, late, last], stored, (), exact=True)
     assert found.problems == ["0.20 s between t.a-1.s and t.a-1.s that no session names"]
 
 
