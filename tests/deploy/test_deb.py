@@ -137,7 +137,7 @@ async def test_systemd_runs_the_unit(booted: Machine, package: Path) -> None:
     booted.run("systemctl", "reload", "natterjack-edge-run")
     assert shown(booted, "systemctl")["MainPID"] == about["MainPID"]
 
-    booted.run("systemctl", "kill", "--signal=KILL", "natterjack-edge-run")
+    booted.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", "natterjack-edge-run")
 
     def again() -> bool:
         now = shown(booted, "systemctl")
