@@ -22,14 +22,14 @@ _LOOK = 1.1
 _END_S = 5.0
 """How long the end of the thread is waited for."""
 _WATCH_S = 5.0
-"""How often the thread looks whether the event loop waits for the disk."""
+"""How often to look whether the event loop waits for the disk."""
 
 
 class DiskThread:
     """Does what takes long on a disk, in order.
 
     The thread does not keep the process from ending, because a disk that hangs may never answer.
-    It also watches what the event loop does on the disk itself.
+    Another one watches what the event loop does on the disk itself, also while the first one waits.
     """
 
     def __init__(self, setting: str, directory: Path, effect: str) -> None:
@@ -42,6 +42,8 @@ class DiskThread:
         self._setting, self._directory, self._effect = setting, directory, effect
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+        """Ends the thread that watches."""
         self._busy: float | None = None
         """Since when the thread does its present work, on the monotonic clock."""
         self._called: float | None = None
@@ -108,9 +110,15 @@ class DiskThread:
             if self.hung or busy is None or time.monotonic() - busy < HUNG_S:
                 return
             self.hung = True
-        self._hangs.set()
+            self._hangs.set()
         self._say(self._effect)
         self.on_hung()
+
+    @property
+    def hung_seconds(self) -> float:
+        """How long the operation has taken that the disk does not answer, or 0."""
+        busy = self._busy
+        return time.monotonic() - busy if self.hung and busy is not None else 0.0
 
     def catch_up(self) -> None:
         """Wait for the thread, unless the disk does not answer."""
@@ -121,7 +129,7 @@ class DiskThread:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Have the thread say it if the block, in the event loop, waits for the disk."""
+        """Have it said if the block, in the event loop, waits for the disk."""
         self.enter()
         try:
             yield
@@ -150,39 +158,43 @@ class DiskThread:
         """End the thread after its work, without waiting if the disk does not answer."""
         thread, self._thread = self._thread, None
         if thread is not None:
+            self._ended.set()
             self._work.put(None)
             if not self.hung:
                 thread.join(_END_S)
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._loop, name=self._setting.lower(), daemon=True
-            )
+            name = self._setting.lower()
+            self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
             self._thread.start()
+            self._ended = threading.Event()
+            threading.Thread(
+                target=self._watch, args=(self._ended,), name=f"{name}-watch", daemon=True
+            ).start()
 
     def _loop(self) -> None:
         while True:
-            try:
-                work = self._work.get(timeout=_WATCH_S)
-            except queue.Empty:
-                self._watch()
-                continue
+            work = self._work.get()
             if work is None:
                 return
             self._busy = began = time.monotonic()
-            work()
+            try:
+                work()
+            except Exception:  # else nothing would be done on the disk any more
+                log.exception("%s: an operation on the disk failed", self._setting)
             with self._lock:
                 hung, self.hung, self._busy = self.hung, False, None
-            if hung:
                 self._hangs.clear()
+            if hung:
                 self._say_again(began)
 
-    def _watch(self) -> None:
-        called = self._called
-        if called is not None and not self._told and time.monotonic() - called > HUNG_S:
-            self._told = True
-            self._say("nothing is captured until it does")
+    def _watch(self, ended: threading.Event) -> None:
+        while not ended.wait(_WATCH_S):
+            called = self._called
+            if called is not None and not self._told and time.monotonic() - called > HUNG_S:
+                self._told = True
+                self._say("nothing is captured until it does")
 
     def _say(self, effect: str) -> None:
         log.error(

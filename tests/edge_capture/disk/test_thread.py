@@ -92,3 +92,62 @@ async def test_work_that_nobody_waits_for(
     assert written == [True, True]
     assert not disk.hung
     disk.close()
+
+
+def test_a_disk_that_answers_while_that_is_looked_at_does_not_hang_any_more(
+    answer: threading.Event,
+) -> None:
+    """Else the program would end without a last look at the disk."""
+    disk = DiskThread("EDGE_SPOOL", DIRECTORY, "audio waits")
+    answered = threading.Event()
+    disk.later(lambda: (answer.wait(), None)[1])
+    disk.later(answered.set)
+    lock, main = disk._lock, threading.current_thread()
+
+    class Answering:
+        """The disk answers as soon as `check` has found that it does not."""
+
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            hung = disk.hung
+            lock.release()
+            if hung and threading.current_thread() is main:
+                answer.set()
+                assert answered.wait(30)
+
+    disk._lock = Answering()  # type: ignore[assignment]
+    while not answer.is_set():
+        disk.check()
+    assert not disk.hung
+    assert not disk._hangs.is_set()
+    disk.close()
+
+
+def test_work_that_raises_does_not_end_the_thread(
+    answer: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = DiskThread("EDGE_KEEP", DIRECTORY, "nothing is kept")
+    done = threading.Event()
+
+    def fails() -> None:
+        raise ValueError
+
+    disk.later(fails)
+    disk.later(done.set)
+    assert done.wait(30)
+    assert "EDGE_KEEP: an operation on the disk failed" in caplog.text
+    disk.close()
+    assert not disk.hung
+
+
+async def test_an_event_loop_that_waits_is_said_although_the_thread_waits_too(
+    answer: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = DiskThread("EDGE_SPOOL", DIRECTORY, "audio waits")
+    disk.later(lambda: (answer.wait(), None)[1])
+    with disk.watched():
+        await until(lambda: "nothing is captured until it does" in caplog.text, "it is said")
+    answer.set()
+    disk.close()
