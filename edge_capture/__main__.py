@@ -121,7 +121,7 @@ async def _capture(flags: argparse.Namespace) -> int:
                 )
             for session in sessions:
                 announce(session.chain.spec)
-            keep_audio(sessions, keep)
+            keep_audio(sessions, keep, can_wait=source.can_wait)
             quiet = load(ProgressSettings, flags).quiet
             shown = load(CaptionSettings, flags).captions
             options = RunOptions(flags.once, flags.wait, quiet, edge.finish_seconds, shown)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Protocol
 
 from natterjack.spec import SessionSpec
+from natterjack.telemetry.log import fields
 
 from ..chunks import Chunk
 from .directory import KeepDirectory
 from .recorder import Recorder
 
+log = logging.getLogger(__name__)
+
 _BATCH_S = 0.5
 """So much audio is given to the thread at once."""
 _MAX_WAITING_S = 60.0
-"""What a session holds of its audio while the disk does not answer."""
+"""What a session holds of its audio while the disk does not answer, or is slower than the audio."""
 
 
 class Recorded(Protocol):
@@ -24,23 +28,35 @@ class Recorded(Protocol):
     recorder: BackgroundRecorder | None
 
 
-def keep_audio(sessions: Iterable[Recorded], directory: KeepDirectory | None) -> None:
-    """Record sessions from now on, if there is a directory for it."""
+def keep_audio(
+    sessions: Iterable[Recorded], directory: KeepDirectory | None, *, can_wait: bool
+) -> None:
+    """Record sessions from now on, if there is a directory for it. `can_wait`: what their source
+    does not read is read later."""
     for session in sessions:
-        recorder = None if directory is None else BackgroundRecorder(directory, session.spec)
-        session.recorder = recorder
+        session.recorder = (
+            None
+            if directory is None
+            else BackgroundRecorder(directory, session.spec, can_wait=can_wait)
+        )
 
 
 class BackgroundRecorder:
     """A session's recorder in the thread of its directory.
 
     Audio that comes while the disk does not answer, beyond a minute, is not kept: the recording has
-    silence in its place.
+    silence in its place. So it is with a disk that is slower than live audio, for which the event
+    loop must not wait; a file, which can wait, is read as fast as the disk takes it.
     """
 
-    def __init__(self, directory: KeepDirectory, spec: SessionSpec) -> None:
+    def __init__(
+        self, directory: KeepDirectory, spec: SessionSpec, *, can_wait: bool = False
+    ) -> None:
         self._directory = directory
-        self._recorder = Recorder(directory, spec)
+        self._can_wait = can_wait
+        self._told = False
+        """Whether it was said that the disk is too slow."""
+        self._spec, self._recorder = spec, Recorder(directory, spec)
         self._frame_bytes = spec.audio_format.frame_bytes
         second = spec.sample_rate * self._frame_bytes
         self._batch_bytes, self._max_bytes = int(_BATCH_S * second), int(_MAX_WAITING_S * second)
@@ -64,12 +80,26 @@ class BackgroundRecorder:
         disk.check()
         chunks, size = self._chunks, self._bytes
         self._chunks, self._bytes = [], 0
+        if disk.hung_seconds > _MAX_WAITING_S:
+            return  # also the audio of a session that begins now
         if self._given - self._written + size > self._max_bytes:
-            disk.catch_up()  # a file is read faster than it is written
-            if disk.hung:
+            if self._can_wait:
+                disk.catch_up()  # a file is read faster than it is written
+            elif not disk.hung:
+                self._say_slow()
+            if disk.hung or not self._can_wait:
                 return
         self._given += size
         disk.later(lambda: self._write(chunks, size))
+
+    def _say_slow(self) -> None:
+        if not self._told:
+            self._told = True
+            log.warning(
+                "EDGE_KEEP: the disk is slower than the audio: the recording has silence in place "
+                "of what it does not take, the capture goes on; choose a faster one",
+                extra=fields(session=str(self._spec.key), directory=str(self._directory.directory)),
+            )
 
     def _write(self, chunks: list[Chunk], size: int) -> None:
         for chunk in chunks:

@@ -318,7 +318,7 @@ class RunningSource:
         return self._deliver(sessions, source)
 
     def _deliver(self, sessions: list[EdgeSession], source: Source) -> Take:
-        keep_audio(sessions, self._keep)
+        keep_audio(sessions, self._keep, can_wait=source.can_wait)
         take = Take(sessions)
         for session in sessions:
             announce(session.chain.spec)
