@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from natterjack.enrollment.token import parse_token
-from natterjack.errors import BrokerUnreachable, UsageError
+from natterjack.errors import BrokerUnreachable, NatterjackError, UsageError
 from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings, load
 from natterjack.telemetry.log import fields
@@ -95,11 +95,16 @@ def _enroll_again(text: str, identity: Identity, known: Enrollment) -> Enrollmen
         found = asyncio.run(
             enroll(parse_token(text), identity, read_machine(), agent=known.agent, new_key=False)
         )
-    except (EnrollmentRefused, BrokerUnreachable, UsageError) as error:
-        log.warning("%s: %s", _NO_NEW_ONES, error)
+    except (NatterjackError, OSError) as error:
+        log.warning("%s: %s", _NO_NEW_ONES, _reason(error))
         return known
     _report(found, identity)
     return found
+
+
+def _reason(error: NatterjackError | OSError) -> str:
+    """Why it failed, without the name of a temporary file, which would be another one each time."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 async def kept(work: Coroutine[Any, Any, int], flags: argparse.Namespace) -> int:
@@ -129,9 +134,9 @@ async def _stay_enrolled(flags: argparse.Namespace) -> None:
             found = await enroll(
                 parse_token(text), identity, known.machine, agent=known.agent, new_key=False
             )
-        except (EnrollmentRefused, BrokerUnreachable, UsageError) as error:
-            if str(error) != problem:
-                problem = str(error)
+        except (NatterjackError, OSError) as error:  # nobody looks at the end of this task
+            if _reason(error) != problem:
+                problem = _reason(error)
                 log.warning("%s: %s", _NO_NEW_ONES, problem)
         else:
             problem, pause = "", _LOOK_S

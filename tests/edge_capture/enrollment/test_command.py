@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from edge_capture.enrollment.command import apply
+from edge_capture.enrollment import command
+from edge_capture.enrollment.command import apply, kept
 from edge_capture.enrollment.identity import Enrollment, Identity
 from edge_capture.enrollment.machine import read_machine
 from edge_capture.errors import EnrollmentRefused
 from edge_capture.parser import make_parser
-from natterjack.broker.login.jwt import ACCOUNT, make_jwt, make_key
+from natterjack.broker.login.jwt import ACCOUNT, credentials, make_jwt, make_key
 from natterjack.enrollment.token import Token
 from natterjack.errors import UsageError
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -107,22 +110,47 @@ def test_a_machine_without_key_and_identity_says_what_to_do(
         applied(tmp_path / "identity", tmp_path / "edge.toml", NATS_NKEY=str(tmp_path / "edge.nk"))
 
 
-def expired_token() -> str:
+def a_token(expires: int | None) -> str:
     key, account = make_key(), make_key(ACCOUNT)
-    jwt = make_jwt(account, key.public, {"type": "user"}, name="invited", expires=1)
+    jwt = make_jwt(account, key.public, {"type": "user"}, name="invited", expires=expires)
     return Token("nats://127.0.0.1:1", jwt, key.seed.decode()).encode()
 
 
-@pytest.mark.parametrize("command", [("check",), ("run", "--config", "none", "--check-config")])
+@pytest.mark.parametrize("line", [("check",), ("run", "--config", "none", "--check-config")])
 def test_a_command_that_only_examines_does_not_enroll(
-    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    line: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would also wait for a registrar that is away."""
     for name in ("NATS_CREDS", "NATS_NKEY", "NATS_USER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("EDGE_IDENTITY", str(tmp_path / "identity"))
-    monkeypatch.setenv("EDGE_TOKEN", expired_token())
-    assert apply(make_parser().parse_args(command), {}) == {}
+    monkeypatch.setenv("EDGE_TOKEN", a_token(expires=1))
+    assert apply(make_parser().parse_args(line), {}) == {}
     assert not (tmp_path / "identity").exists()
     with pytest.raises(EnrollmentRefused, match="expired"):
         apply(make_parser().parse_args(["mic"]), {})
+
+
+async def test_a_running_edge_goes_on_to_enroll_after_a_fault_of_its_machine(
+    identity: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The directory of temporary files is missing, as one that is full would be."""
+    monkeypatch.setattr(command, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(command, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    key = make_key()
+    jwt = make_jwt(make_key(ACCOUNT), key.public, {"type": "user"}, name="pi-7", expires=1)
+    (identity / "edge.creds").write_text(credentials(jwt, key.seed))
+    monkeypatch.setenv("EDGE_TOKEN", a_token(expires=None))
+
+    async def works() -> int:
+        await until(lambda: "No such file" in caplog.text, "the fault is said")
+        (tmp_path / "missing").mkdir()
+        await until(lambda: "no NATS at nats://127.0.0.1:1" in caplog.text, "it is tried again")
+        return 7
+
+    flags = make_parser().parse_args(["mic", "--identity", str(identity)])
+    assert await kept(works(), flags) == 7
