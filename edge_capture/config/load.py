@@ -48,7 +48,7 @@ _TEXTS = {
     "missing": "it is missing",
     "tuple_type": 'it should be a list, such as ["a", "b"]',
     "bool_type": _SWITCH,
-    "int_type": _NUMBER,
+    "int_type": "write a whole number, without quotes",
     "float_type": _NUMBER,
 }
 """What pydantic says in words of Python, by the type of the problem."""

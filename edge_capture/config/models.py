@@ -25,9 +25,14 @@ MAX_SOURCES = 64
 Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
 
 
+def _whole(value: object) -> object:
+    """TOML takes 2e9, which is short for a large number, for one with a fraction."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 # A TOML file has types of its own: "no" is a text, and would count as true or false elsewhere.
 Switch = Annotated[bool, Strict()]
-Whole = Annotated[int, Strict()]
+Whole = Annotated[int, Strict(), BeforeValidator(_whole)]
 Number = Annotated[float, Strict()]
 
 

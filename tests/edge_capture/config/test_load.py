@@ -137,12 +137,12 @@ A = '[[sources]]\nname = "a"\nkind = "microphone"\n'
         (A + "rotate = { at = ['08:00+02:00'] }", "is not a time of day"),
         (A + 'start = "no"', '"a": start: write true or false, without quotes'),
         (A + "captions = 1", '"a": captions: write true or false'),
-        (A + 'chunk_ms = "80"', '"a": chunk_ms: write a number, without quotes'),
+        (A + 'chunk_ms = "80"', '"a": chunk_ms: write a whole number, without quotes'),
         (A + "buffer_seconds = true", '"a": buffer_seconds: write a number'),
-        (A + "device_channels = ['1']", '"a": device_channels.0: write a number'),
-        (A + "rotate = { every_minutes = '60' }", "rotate.every_minutes: write a number"),
+        (A + "device_channels = ['1']", '"a": device_channels.0: write a whole number'),
+        (A + "rotate = { every_minutes = '60' }", "rotate.every_minutes: write a whole number"),
         (A.replace("microphone", "file") + "path = 'a'\nspeed = '2'", '"a": speed'),
-        ("[spool]\nbytes = '99999'\n" + A, "[spool]: bytes: write a number"),
+        ("[spool]\nbytes = '99999'\n" + A, "[spool]: bytes: write a whole number"),
         (A + "rotate = { every_minutes = 0 }", "rotate.every_minutes: Input should be greater"),
         (A + A, '"a": another source has the same name'),
         (
@@ -203,6 +203,13 @@ def test_no_text_or_truth_counts_as_a_number_and_no_text_or_number_as_a_truth() 
                 assert key in {each["loc"][0] for each in error.value.errors()}, (table, key)
     assert numbers > 30
     assert switches > 5
+
+
+def test_a_whole_number_may_be_written_as_toml_writes_large_ones() -> None:
+    config = parse("[spool]\nbytes = 2e9\n" + A + "chunk_ms = 80.0")
+    assert (config.spool.bytes, config.sources[0].chunk_ms) == (2_000_000_000, 80)
+    with pytest.raises(ConfigError, match=r'"a": chunk_ms: write a whole number'):
+        parse(A + "chunk_ms = 80.5")
 
 
 def test_what_is_wrong_in_the_defaults_is_said_once() -> None:
