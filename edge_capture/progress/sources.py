@@ -70,10 +70,10 @@ async def show_sources(agent: Agent) -> None:
     if not rewritable(sys.stderr):
         return
     with contextlib.suppress(OSError):  # the capture goes on without its terminal
-        await show_live(lambda room: _table(agent, room), _REFRESH_S)
+        await show_live(lambda room: table_of(agent, room), _REFRESH_S)
 
 
-def _table(agent: Agent, room: int) -> Table:
+def table_of(agent: Agent, room: int) -> Table:
     """The table for a terminal of `room` columns."""
     from rich.table import Table
     from rich.text import Text
@@ -91,7 +91,7 @@ def _table(agent: Agent, room: int) -> Table:
     table.add_column("remarks")
     for source in presence.sources:
         line = line_of(source, gaps.get(source.name, {}))
-        level = [] if room < _WITH_METER else [meter(line.dbfs) if line.dbfs else Text()]
+        level = [] if room < _WITH_METER else [Text() if line.dbfs is None else meter(line.dbfs)]
         table.add_row(
             line.source, line.state, *level, "" if line.dbfs is None else f"{line.dbfs:.0f}",
             Text(plain(line.session)), Text(plain(line.remarks)),

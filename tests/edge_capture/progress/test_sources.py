@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_capture.progress.sources import Line, line_of
+from rich.console import Console
+
+from edge_capture.progress.display import METER_CELLS
+from edge_capture.progress.sources import Line, line_of, table_of
 from natterjack.broker.connection import Broker
-from natterjack.fleet.edges import Level, SourcePresence
+from natterjack.fleet.edges import EdgePresence, Level, SourcePresence
 from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.supervisor.agents import Counter, pipe
 from tests.natterjack.local.endings import Run
@@ -30,6 +35,29 @@ def test_a_line_says_what_is_wrong_and_what_is_missing() -> None:
 def test_a_line_of_a_source_that_waits() -> None:
     source = SourcePresence(name="hall", state="waiting", error="waiting for a microphone")
     assert line_of(source, {}) == Line("hall", "waiting", None, "", "waiting for a microphone")
+
+
+def test_the_loudest_level_has_a_meter() -> None:
+    class Loud:
+        """An agent with one source at full scale."""
+
+        def presence(self) -> EdgePresence:
+            now = datetime.now(UTC)
+            source = SourcePresence(name="hall", state="capturing", level=Level(rms_dbfs=0.0))
+            return EdgePresence(
+                tenant="t", agent="lobby", started_at=now, seen_at=now, sources=[source]
+            )
+
+        def gap_seconds(self) -> dict[str, dict[str, float]]:
+            return {}
+
+        def trouble(self) -> str | None:
+            return None
+
+    console = Console(width=120, file=io.StringIO())
+    with console.capture() as drawn:
+        console.print(table_of(Loud(), 120))
+    assert "█" * METER_CELLS in drawn.get()
 
 
 async def test_a_terminal_shows_a_line_for_each_source(
