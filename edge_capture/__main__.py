@@ -40,6 +40,7 @@ from .capture.outcome import pause_before_restart
 from .capture.resuming import likely_resumed, resumable, seek
 from .delivery.chain import Chain, announce
 from .delivery.leftovers import Leftovers
+from .disk.apart import apart
 from .enrollment import command as enrollment
 from .errors import KeyTaken, SourceLost
 from .fleet.meanwhile import Meanwhile
@@ -92,7 +93,7 @@ async def _capture(flags: argparse.Namespace) -> int:
     started = asyncio.Event()
 
     async def run(stop: asyncio.Event) -> int:
-        found = await asyncio.to_thread(spool.adopt) if spool else []
+        found = await apart(spool.adopt) if spool else []
         channels = len(keys) if edge.split_channels is not None else None
         held, expected = _held(found, flags, keys, edge, publish)
         leftovers = Leftovers(_leftovers([each for each in found if each not in held], edge))
@@ -196,7 +197,7 @@ async def _send(flags: argparse.Namespace) -> int:
         try:
             # `tidy` removes the sessions that were sent, so each round finds others.
             while not (code or stop.is_set()):
-                leftovers = _leftovers(await asyncio.to_thread(spool.adopt), delivery)
+                leftovers = _leftovers(await apart(spool.adopt), delivery)
                 if not leftovers:
                     break
                 agent = Agent(None, [], broker, options, spool, Leftovers(leftovers))

@@ -130,6 +130,7 @@ class DiskThread:
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Have it said if the block, in the event loop, waits for the disk."""
+        self._start()
         self.enter()
         try:
             yield

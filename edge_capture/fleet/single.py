@@ -6,6 +6,7 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 from natterjack.fleet.edges import EdgePresence, Level, SourcePresence, SpoolPresence
@@ -13,6 +14,7 @@ from natterjack.settings import BrokerSettings, load
 from natterjack.subjects import SessionKey
 
 from ..capture.reading import Reading
+from ..disk.apart import apart
 from ..errors import SteeringError
 from ..progress.input_report import InputReport
 from ..session import EdgeSession
@@ -168,7 +170,7 @@ class SingleEdge:
         if reading is not None and muted != before:
             reading.muted = muted
         self.changed.set()
-        problem = await asyncio.to_thread(self._mutes.keep, [self._command], muted=muted)
+        problem = await apart(partial(self._mutes.keep, [self._command], muted=muted))
         if muted == before:
             done = "it is muted already" if muted else "it is not muted"
         else:

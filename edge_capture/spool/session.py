@@ -710,7 +710,9 @@ class SpooledBacklog(Backlog):
             new = any(segment.synced == 0 for segment, _ in batch)
             paths = [segment.path for segment, _ in batch] + [self.directory] * new
             try:  # files may be renamed meanwhile
-                await in_thread(partial(sync_open, open_all(paths)))
+                with self._disk.watched():
+                    descriptors = open_all(paths)
+                await in_thread(partial(sync_open, descriptors))
             except OSError as error:
                 if not is_temporary(error):
                     self._failed(error)

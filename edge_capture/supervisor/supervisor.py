@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from natterjack.fleet.edges import EdgePresence, SourcePresence, SpoolPresence
@@ -14,6 +15,7 @@ from natterjack.telemetry.log import fields
 
 from ..config.load import Config, ConfigError, read_config
 from ..delivery.link import Link
+from ..disk.apart import apart
 from ..errors import SpoolError, SteeringError
 from ..fleet.mutes import Mutes
 from ..fleet.name import host_token
@@ -117,7 +119,7 @@ class Supervisor:
 
         Raises: BrokerError, UsageError.
         """
-        found = await asyncio.to_thread(self.spool.adopt) if self.spool else []
+        found = await apart(self.spool.adopt) if self.spool else []
         if self._once:
             await self.link.connect()
         async with asyncio.TaskGroup() as tasks:
@@ -181,7 +183,7 @@ class Supervisor:
             if self._takes.leftovers:
                 continue
             try:
-                found = await asyncio.to_thread(spool.adopt)
+                found = await apart(spool.adopt)
             except SpoolError as error:  # a disk that fails: the capture goes on as well as it can
                 if str(error) != problem:
                     problem = str(error)
@@ -256,7 +258,7 @@ class Supervisor:
         self.changed.set()
         if op in ("mute", "unmute"):
             names = [each.name for each in chosen]
-            words.append(await asyncio.to_thread(self._mutes.keep, names, muted=op == "mute"))
+            words.append(await apart(partial(self._mutes.keep, names, muted=op == "mute")))
         return "; ".join(filter(None, words))
 
     def _act(self, op: str, source: RunningSource) -> str:

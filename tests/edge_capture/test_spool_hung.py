@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from edge_capture.spool import session as spool_session
 from tests.edge_capture.samples import chunk
 from tests.edge_capture.test_resume import spool
 from tests.edge_capture.test_spool import ORIGIN, opened, spec, taken
-from tests.waiting import soon, until
+from tests.waiting import bound, soon, until
 
 __all__ = ["spool"]  # a fixture
 
@@ -96,3 +97,35 @@ async def test_a_session_is_not_resumed_if_the_program_ends_before_the_disk_answ
     (found,) = later.adopt()
     assert not found.intact
     await later.close()
+
+
+async def test_a_disk_that_hangs_when_files_are_opened_is_said(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are opened in the event loop, since they may be renamed later."""
+    monkeypatch.setattr(thread, "HUNG_S", 0.05)
+    monkeypatch.setattr(thread, "_WATCH_S", 0.05)
+    keeper = opened(spool)
+    backlog = keeper.create(spec(), ORIGIN, "run")
+    await keeper.tidy()
+    said = threading.Event()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "nothing is captured until it does" in record.getMessage():
+                said.set()
+
+    def open_late(paths: list[Path]) -> list[int]:
+        said.wait(bound(30))
+        return disk.open_all(paths)
+
+    monkeypatch.setattr(spool_session, "open_all", open_late)
+    backlog.put(chunk(0))
+    handler = Handler()
+    thread.log.addHandler(handler)
+    try:
+        await keeper.tidy()
+    finally:
+        thread.log.removeHandler(handler)
+    assert said.is_set()
+    await keeper.close()
