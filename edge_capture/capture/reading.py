@@ -36,7 +36,8 @@ class Reading:
         self.frames = 0
         """Number of frames that were read."""
         self._last: Block | None = None
-        """The last block that was fed."""
+        """The last block that was fed, and that can be settled: while a microphone is away, that
+        is the one before it went."""
         self._rotate = rotate
         self.input = InputReport(source, split=len(take.sessions) > 1)
 
@@ -72,7 +73,8 @@ class Reading:
     def feed(self, block: Block) -> list[EdgeSession]:
         """Feed all sessions. Returns those that were offered a chunk."""
         self.frames += len(block.samples)
-        self._last = block
+        if block.settle is not None:
+            self._last = block
         if self._muted:
             self._muted_frames += block.lost_frames + len(block.samples)
             return self.take.feed(block)
@@ -89,7 +91,8 @@ class Reading:
 
     def _settled(self, block: Block) -> Block:
         """Return a block before which there is no position, with all that is lost before it."""
-        owed_s = 0.0 if block.settle is None else block.settle()
+        settle = None if self._last is None else self._last.settle
+        owed_s = 0.0 if settle is None else settle()
         owed_frames = round(owed_s * self.source.format.sample_rate)
         cause = block.cause if block.lost_frames else BUSY
         return block._replace(lost_frames=block.lost_frames + owed_frames, cause=cause)

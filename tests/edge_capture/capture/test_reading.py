@@ -10,6 +10,7 @@ from edge_capture.capture.reading import Reading
 from edge_capture.capture.take import Take
 from edge_capture.sources import Block, always
 from natterjack.audio import AudioFormat
+from natterjack.notices import DEVICE_LOST, Note
 from tests.edge_capture.test_mute import made, taken
 
 RATE = 16_000
@@ -62,3 +63,14 @@ def test_what_is_owed_is_a_gap_at_the_end_of_the_source() -> None:
     reading.finish()
     assert session.seconds == 1.15
     assert session.gap_seconds == {"busy": 0.15}
+
+
+def test_what_is_owed_is_a_gap_at_the_end_of_a_microphone_that_is_away() -> None:
+    source, session = Owing(), made()
+    reading = Reading(source, Take([session]))
+    reading.feed(source.block())
+    away = source.block()._replace(settle=None, notes=(Note(DEVICE_LOST),))
+    reading.feed(away._replace(samples=away.samples[:0]))
+    reading.finish()
+    assert source.owed_s == 0.0
+    assert session.seconds == 1.15
