@@ -160,7 +160,7 @@ async def read(stream: IO[bytes] | None) -> AsyncIterator[asyncio.StreamReader]:
 async def ended(process: Process) -> int:
     """Wait for the end of a process without a limit and return its exit status."""
     while (status := process.poll()) is None:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # how often to look: the end of a forked process wakes nobody
     return status
 
 
