@@ -13,8 +13,10 @@ from .waiting import bound
 class NatsServer(EmbeddedServer):
     """A server whose port is known before its first start, and still free at every later one."""
 
-    def __init__(self, store: Path, *, extra_arguments: tuple[str, ...] = ()) -> None:
-        super().__init__(store, extra_arguments=extra_arguments)
+    def __init__(
+        self, store: Path, *, extra_arguments: tuple[str, ...] = (), tied: bool = False
+    ) -> None:
+        super().__init__(store, extra_arguments=extra_arguments, tied=tied)
         self.port = free_port()
 
     def start(self, timeout: float = 15) -> None:

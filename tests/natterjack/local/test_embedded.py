@@ -14,9 +14,9 @@ from tests.waiting import until
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from natterjack.local.embedded import EmbeddedServer
+from tests.nats_server import NatsServer
 
-server = EmbeddedServer(Path(sys.argv[1]), tied=True)
+server = NatsServer(Path(sys.argv[1]), tied=True)
 server.start(60)
 print(server.pid, flush=True)
 time.sleep(600)
