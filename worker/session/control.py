@@ -31,6 +31,8 @@ from .lease import Lease
 log = logging.getLogger(__name__)
 
 _MAX_WAITING = 100
+_LAST_ANSWER_S = 1.0
+"""How long the end of a session waits for the answers to its last requests."""
 _SAME_S = 1e-5
 """A difference of two positions that comes from rounding."""
 _LOOK_S, _TOLERANCE_S = 0.02, 0.005
@@ -150,7 +152,9 @@ async def answering(
     on_lost: Callable[[], None],
 ) -> AsyncIterator[None]:
     """Answer the requests on a subject during the block, one after another. `answer` returns the
-    reply; if it raises LeaseLost, `on_lost` is called."""
+    reply; if it raises LeaseLost, `on_lost` is called. Requests that have arrived when the block
+    ends, such as the one that ends the session, are answered if that takes no longer than a second.
+    """
     waiting: list[tuple[bytes, bytes]] = []
     task: asyncio.Task[None] | None = None
     ended = False
@@ -183,9 +187,13 @@ async def answering(
         yield
     finally:
         ended = True
-        if task is not None:
-            task.cancel()
-        await arrivals.end()
+        try:
+            if task is not None and not task.done():
+                await asyncio.wait({task}, timeout=_LAST_ANSWER_S)
+        finally:
+            if task is not None:
+                task.cancel()
+            await arrivals.end()
 
 
 async def carry_out(session: Controllable, payload: bytes) -> ControlReply:

@@ -14,7 +14,7 @@ from natterjack.plugin.errors import Dropped
 from natterjack.plugin.provider import Capabilities
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey, control_subject
-from tests.waiting import until
+from tests.waiting import bound, soon, until
 from worker.errors import LeaseLost
 from worker.session.control import NoStream, carry_out, controlled
 
@@ -225,3 +225,33 @@ async def test_a_request_ends_with_its_session(
         await asks.client.flush()
         await broker.client.flush()
         assert session.asked == 1
+
+
+class Ending(Slow):
+    """A session that has ended, as far as its audio goes, before its stop is stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = asyncio.Event()
+
+    async def stop(self, reason: str) -> float:
+        self.over.set()
+        await self.go.wait()
+        return 4.0
+
+
+async def test_whoever_ends_a_session_gets_the_answer(
+    broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    session = Ending()
+    loop = asyncio.get_running_loop()
+    async with connected(broker_settings, name="asks", once=True) as asks:
+        async with controlled(broker, session):
+            await broker.client.flush()
+            asked = asyncio.create_task(
+                asks.client.request(control_subject(KEY), b'{"command":"stop"}', timeout=bound(5))
+            )
+            await soon(session.over.wait(), 10)
+            loop.call_later(0.05, session.go.set)
+        answer = ControlReply.model_validate_json((await asked).data)
+        assert (answer.ok, answer.position) == (True, 4.0)
