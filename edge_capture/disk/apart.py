@@ -19,6 +19,14 @@ async def apart(work: Callable[[], T]) -> T:
 
     If this is cancelled, the work goes on.
     """
+    task, done = answered(work)
+    threading.Thread(target=task, name="disk", daemon=True).start()
+    return await done
+
+
+def answered(work: Callable[[], T]) -> tuple[Callable[[], None], asyncio.Future[T]]:
+    """Return a function that does `work` in any thread, and the future of what it returns or
+    raises, in the event loop that runs."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -39,5 +47,4 @@ async def apart(work: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(answer, result, error)
 
-    threading.Thread(target=task, name="disk", daemon=True).start()
-    return await done
+    return task, done

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from natterjack.telemetry.log import fields
 
+from .apart import answered
+
 log = logging.getLogger(__name__)
 
 HUNG_S = 10.0
@@ -60,25 +62,7 @@ class DiskThread:
         If this is cancelled, the work is done nevertheless.
         """
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-
-        def answer(error: BaseException | None) -> None:
-            if done.cancelled():
-                return
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-
-        def task() -> None:
-            error = None
-            try:
-                work()
-            except BaseException as raised:  # noqa: BLE001 - it is raised in the event loop
-                error = raised
-            with contextlib.suppress(RuntimeError):  # the event loop is closed
-                loop.call_soon_threadsafe(answer, error)
-
+        task, done = answered(work)
         timer: asyncio.TimerHandle
 
         def look() -> None:
