@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Protocol
 
 from natterjack.broker import streams
-from natterjack.broker.client.fastpath import MessageTooLarge
 from natterjack.errors import BadEvent
 from natterjack.events import Durable, StatusState
 from natterjack.subjects import VOICE_EVENT_KINDS, VOICE_EVENT_PREFIX
@@ -20,9 +18,9 @@ from natterjack.voice.events import (
     parse_voice_event,
 )
 from natterjack.voice.spec import VoiceSpec
-from worker import fitting
 from worker.metrics import Metrics
 from worker.session.output.publish import Channel
+from worker.session.output.shortening import publish_shortened
 
 
 def _parse(payload: bytes) -> Durable | None:
@@ -73,17 +71,7 @@ class EventWriter:
 
     async def _durable(self, kind: str, model: type[Durable], fields: dict[str, Any]) -> None:
         """Publish an event, shortened until the broker accepts it."""
-        while True:
-            try:
-                await self._outlet.durable(kind, partial(_encode, model, fields))
-                return
-            except MessageTooLarge:
-                if not fields.get("shortened"):
-                    self._metrics.oversized.labels(kind).inc()
-                smaller = fitting.shortened(fields)
-                if smaller is None:
-                    raise
-                fields = smaller
+        await publish_shortened(self._outlet.durable, self._metrics.oversized, kind, model, fields)
 
     def status_event(self, sequence: int, state: StatusState) -> VoiceStatusEvent:
         """Make a status event without publishing it."""
@@ -104,7 +92,3 @@ class EventWriter:
     async def usage(self, **figures: Any) -> None:
         """Publish what the session has used so far."""
         await self._durable("usage", VoiceUsage, {**self._common(), **figures})
-
-
-def _encode(model: type[Durable], fields: dict[str, Any], sequence: int) -> bytes:
-    return model.model_validate({**fields, "sequence": sequence}).encode()

@@ -34,6 +34,7 @@ from worker.errors import KindNotStored
 from worker.metering.ledger import Ledger
 from worker.metrics import Metrics
 
+from .shortening import encoded, publish_shortened
 from .timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ class EventWriter:
             if part.text:
                 fields = self._transcript(timeline, part, start, end)
                 try:
-                    await self._outlet.durable("final", partial(_encode, FinalEvent, fields))
+                    await self._outlet.durable("final", partial(encoded, FinalEvent, fields))
                 except MessageTooLarge:
                     if part is event:
                         self._metrics.oversized.labels("final").inc()
@@ -201,17 +202,7 @@ class EventWriter:
 
     async def _durable(self, kind: EventKind, model: type[Durable], fields: dict[str, Any]) -> None:
         """Publish an event, shortened until the broker accepts it."""
-        while True:
-            try:
-                await self._outlet.durable(kind, partial(_encode, model, fields))
-                return
-            except MessageTooLarge:
-                if not fields.get("shortened"):
-                    self._metrics.oversized.labels(kind).inc()
-                smaller = fitting.shortened(fields)
-                if smaller is None:
-                    raise
-                fields = smaller
+        await publish_shortened(self._outlet.durable, self._metrics.oversized, kind, model, fields)
 
     async def turn(self, event: Turn, at: float | None) -> None:
         """Publish a turn event at `at` seconds of the session, if that is known, unless it repeats
@@ -317,10 +308,6 @@ class EventWriter:
             fields |= {"labels": spec.labels, "language": spec.language}
             fields["opened_at"] = spec.opened_at
         return fields
-
-
-def _encode(model: type[Durable], fields: dict[str, Any], sequence: int) -> bytes:
-    return model.model_validate({**fields, "sequence": sequence}).encode()
 
 
 class UsageSchedule:
