@@ -99,7 +99,8 @@ class Agent:
 
     @property
     def waiting_for(self) -> str | None:
-        """What the source waits for, such as a device that has gone. None while it has audio."""
+        """The reason that the source has no audio, e.g. a device that is gone; None while it has
+        audio."""
         return self._source.waiting_for if self._source is not None else None
 
     @property

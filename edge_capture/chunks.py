@@ -72,7 +72,7 @@ class Chunker:
         self._anchor = (0, 0)
         """A source frame and its wall clock."""
         self._notes: list[Note] = []
-        """What the next chunks have to say."""
+        """Notes that the next chunks will carry."""
         self._cause: list[Note] = []
         """The cause of the gap before the next chunk."""
         self._published = published

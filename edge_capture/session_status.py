@@ -35,7 +35,7 @@ connection; and the longest addition to it, as a part of it."""
 
 
 class _Found(Enum):
-    """What the stream says about the end of the session."""
+    """The state of the session according to the stream."""
 
     RUNS = auto()
     """It has not ended, as far as is known."""

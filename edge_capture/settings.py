@@ -133,7 +133,7 @@ class SpoolSettings(BaseSettings):
 
 
 class FleetSettings(BaseSettings):
-    """What the center knows this edge by."""
+    """The name of this edge in the fleet, and how often it reports to the center."""
 
     model_config = _CONFIG
 
@@ -160,7 +160,7 @@ class FleetSettings(BaseSettings):
 
 
 class ProgressSettings(BaseSettings):
-    """What the edge reports about itself."""
+    """How much the edge reports about itself while it runs."""
 
     model_config = _CONFIG
 

@@ -32,9 +32,13 @@ log = logging.getLogger(__name__)
 
 
 def caption_output(keys: Sequence[SessionKey] | None = None) -> Captions:
-    """What shows the captions of these sessions, or of any if None. Each line of several names its
-    conversation and speaker, or the speaker if that is enough. Entered as a context, it also takes
-    the log, to keep it apart."""
+    """Return the output that shows the captions of these sessions, or of all sessions if `keys` is
+    None.
+
+    If it shows several sessions, each line names its speaker, or its conversation and speaker if
+    the conversations differ. Entered as a context manager, the output also takes over the log, so
+    that log lines and captions do not mix.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):  # transcripts may be in any script
         sys.stdout.reconfigure(errors="replace")
     if keys is None or len({key.conversation for key in keys}) > 1:

@@ -35,8 +35,9 @@ _USEFUL = {
     ("publish", "$KV.stt_edges"): "report to the center",
     ("subscribe", "stt.edge"): "be steered from the center",
 }
-"""What an agent does without if it must, by direction and the beginning of the subject. What else
-is in the role of an edge, as the right to play speech, only some agents need."""
+"""Rights that an agent can run without, by direction and start of the subject, with what each of
+them lets it do. The remaining rights of the edge role, e.g. to play speech, are needed by some
+agents only."""
 
 TOO_MUCH: dict[str, tuple[str, str]] = {
     "read the transcripts of all tenants": (
@@ -54,12 +55,12 @@ TOO_MUCH: dict[str, tuple[str, str]] = {
     "forge transcripts": ("publish", f"{TRANSCRIPT_PREFIX}.{NOBODY}.*.*.final"),
     "change and delete streams": ("publish", f"$JS.API.STREAM.DELETE.{TRANSCRIPTS}"),
 }  # fmt: skip
-"""What no agent needs, with the direction and a subject that it takes."""
+"""Actions that no agent needs, each with the direction and a subject that it requires."""
 
 
 def _role(agent: str, tenant: str, speaker: str | None, inbox_prefix: str) -> Permissions:
-    """What the role of an edge permits, with the inbox that this agent uses. Without a speaker: all
-    that an edge of this name may be given."""
+    """Return the permissions of the edge role, for the inbox that this agent uses. If `speaker` is
+    None, they are the widest that an edge of this name may be given."""
     user = User("edge", name=agent, tenant=tenant, speaker=speaker, captions=speaker is None)
     found = user.permissions()
     replies = tuple(subject.replace(user.inbox_prefix, inbox_prefix) for subject in found.subscribe)
@@ -113,7 +114,8 @@ def _missing(
     keys: Sequence[tuple[str, str]],
     inbox_prefix: str,
 ) -> tuple[list[str], list[str]]:
-    """What an agent cannot do without, and what it can, that the user may not do."""
+    """Return two lists of actions that the user is not permitted: those that an agent cannot run
+    without, and those that it can."""
     lacking: dict[str, None] = {}
     without: dict[str, None] = {}
     for tenant, speaker in keys:
@@ -135,7 +137,7 @@ def _missing(
 def excess(
     permissions: dict[str, Any] | None, agent: str, tenants: Sequence[str], inbox_prefix: str
 ) -> list[str]:
-    """What the user may do beyond the role of an edge of these tenants, in words."""
+    """Return, in words, the permissions that the user has beyond the edge role of these tenants."""
     more = [
         name
         for name, (direction, subject) in TOO_MUCH.items()

@@ -149,7 +149,7 @@ class BrokerChecks:
     # ---- rights -----------------------------------------------------------------------------
 
     async def rights(self) -> Sequence[Finding]:
-        """What this user may do: all that is needed, and nothing more."""
+        """Check that this user has all the permissions that it needs, and no others."""
         try:
             answer = await self._installation.ask("$SYS.REQ.USER.INFO")
         except BrokerError:

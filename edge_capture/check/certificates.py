@@ -63,7 +63,7 @@ def credentials(settings: BrokerSettings) -> tuple[Identity | None, list[Finding
 
 
 def _described(settings: BrokerSettings) -> str | None:
-    """What the settings give to be let in; None for nothing."""
+    """Describe the credentials in the settings. Return None if there are none."""
     if settings.creds:
         return f"{settings.creds}, which does not expire"
     if settings.nkey:

@@ -47,7 +47,8 @@ def _of_config(flags: argparse.Namespace) -> Agent:
 
 
 def of_microphone(flags: argparse.Namespace) -> Agent:
-    """What `natterjack-edge mic` would use with these flags. Raises: UsageError."""
+    """Return the agent that `natterjack-edge mic` would run with these flags. Raises:
+    UsageError."""
     edge = load(EdgeSettings, flags)
     keys = make_keys(edge)
     microphone = load(MicrophoneSettings, flags).model_copy(update={"device_wait_seconds": 0})

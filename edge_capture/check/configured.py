@@ -1,4 +1,4 @@
-"""What `natterjack-edge check --config` checks: all that a configuration file names."""
+"""Builds the agent that `natterjack-edge check --config` checks, from a configuration file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _WAIT_S = 5.0
 def of_config(
     path: Path, fleet: FleetSettings, tenant: str | None, unknown: tuple[str, ...]
 ) -> Agent:
-    """What `natterjack-edge run --config PATH` would use. `tenant`: what precedes that of the file.
+    """Return the agent that `natterjack-edge run --config PATH` would run. `tenant` takes
+    precedence over the tenant in the file.
 
     Raises: UsageError.
     """

@@ -45,11 +45,11 @@ class Input:
     split: bool = False
     """Whether each channel becomes a session."""
     cure: str = "correct its table in the file, or what it reads"
-    """What to do if it cannot be opened."""
+    """The advice to give if it cannot be opened."""
 
 
 class Listened(NamedTuple):
-    """What was heard."""
+    """The result of listening to a source."""
 
     name: str
     text: str

@@ -65,7 +65,7 @@ class Way:
         self._place = place
 
     async def name(self) -> Finding:
-        """What the host's name stands for."""
+        """Resolve the host name of the server."""
         check, host = f"dns{self._place}", self._server.host
         with contextlib.suppress(ValueError):
             ipaddress.ip_address(host)
@@ -147,7 +147,7 @@ def _local(host: str) -> bool:
 
 
 def _cure(error: ssl.SSLError) -> str:
-    """What to do about a failed handshake."""
+    """Return the advice to give after a failed handshake."""
     text = f"{getattr(error, 'verify_message', '')} {error.reason or ''}".lower()
     if "expired" in text and "alert" not in text:
         return "renew the certificate of the NATS server, or set this machine's clock"

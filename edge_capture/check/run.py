@@ -15,7 +15,7 @@ from . import broker, certificates, disk, inputs, network
 
 @dataclass(frozen=True)
 class Agent:
-    """What is checked: the settings of an agent."""
+    """The settings of an agent, as they are checked."""
 
     name: str
     broker: BrokerSettings
@@ -48,7 +48,7 @@ async def examine(agent: Agent, listen_seconds: float, timeout_seconds: float) -
 
 
 def settings(unknown: Sequence[str]) -> Finding:
-    """What is set and has no effect."""
+    """Report the variables and keys that have no effect because they are not settings."""
     if not unknown:
         return ok("settings", "all variables and keys are known")
     return warning("settings", "; ".join(unknown), "correct the names, or remove them")

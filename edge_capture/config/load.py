@@ -51,7 +51,8 @@ _TEXTS = {
     "int_type": "write a whole number, without quotes",
     "float_type": _NUMBER,
 }
-"""What pydantic says in words of Python, by the type of the problem."""
+"""Texts that replace those pydantic messages that use Python's terms, by the type of the
+problem."""
 _LIKENESS = 0.6
 _EXAMPLE_TIME = datetime(2026, 12, 31, 23, 59, 58)
 
@@ -82,7 +83,8 @@ class Config:
         return Template(source.conversation, agent=self.agent, host=host, source=source.name)
 
     def fixed_changes(self, new: Config) -> list[str]:
-        """What is different in `new` that only a restart can change."""
+        """Return the names of the settings that differ in `new` and only take effect after a
+        restart."""
         return [
             each
             for each in ("agent", "tenant", "nats", "spool", "delivery", "keep")
@@ -191,7 +193,7 @@ def _source(
     if unknown:
         problems += unknown
         return None
-    # What is wrong in [defaults] is said once.
+    # A problem in [defaults] is reported once, not for each source.
     given = {key: merged[key] for key in merged if key in model.model_fields}
     return _checked(model, given, where, problems, besides=set(defaults) - set(table))
 

@@ -15,7 +15,7 @@ DIRECTIVES = {
     "%Y": r"\d{4}", "%m": r"\d\d", "%d": r"\d\d", "%H": r"\d\d", "%M": r"\d\d", "%S": r"\d\d",
     "%y": r"\d\d", "%j": r"\d{3}", "%G": r"\d{4}", "%V": r"\d\d", "%u": r"\d",
 }  # fmt: skip
-"""What may stand for the time, and a pattern for what it becomes."""
+"""Directives for the time that a template may contain, with a pattern that their output matches."""
 _TIME = "%Y%m%d-%H%M%S"
 PLACEHOLDERS = ("agent", "host", "source", "time")
 _PART = re.compile(r"(?P<directive>%.?)|\{(?P<placeholder>[^{}]*)\}|(?P<literal>[^%{}]+|[{}])")

@@ -1,4 +1,5 @@
-"""What a configuration file says about who this agent is, before the whole file is read."""
+"""Reads the agent's name, its tenant and its connection from a configuration file, before the whole
+file is read and checked."""
 
 from __future__ import annotations
 

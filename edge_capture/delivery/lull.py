@@ -37,7 +37,7 @@ class Lull:
         self._client = ref(client)
         self._loop = asyncio.get_running_loop()
         self._awake: set[object] = set()
-        """Who needs what arrives at once."""
+        """Users of the connection that need to receive messages without delay."""
         self._waiting: asyncio.BaseTransport | None = None
         """The transport on which little wakes nobody, if there is one."""
         self._timer: asyncio.TimerHandle | None = None

@@ -34,7 +34,7 @@ _OWN = ("creds", "nkey", "user")
 _NO_NEW_ONES = "the credentials have expired, and the token gives no new ones"
 _FIRST_PAUSE_S, _LOOK_S, _LONGEST_PAUSE_S = 2.0, 30.0, 120.0
 _IN_FILE = {"NATS_URL": "url", "NATS_CA": "ca"}
-"""What the table `[nats]` of a configuration file may say otherwise than the token did."""
+"""Settings that come with the token, with the keys of the table `[nats]` that override them."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -174,7 +174,7 @@ def apply(flags: argparse.Namespace, given: Mapping[str, str]) -> dict[str, str]
     identity = Identity(settings.directory)
     known, machine = identity.read(), read_machine()
     cloned = known is not None and known.machine.is_other(machine)
-    # What examines a machine changes nothing on it, and waits for no registrar.
+    # A command that only examines the machine changes nothing on it, and waits for no registrar.
     examines = flags.command == "check" or getattr(flags, "check_config", False)
     if known is None or cloned:
         text = settings.stored_token()

@@ -23,7 +23,7 @@ _SECRET = 0o600
 
 
 class Enrollment(BaseModel):
-    """What an enrolled edge knows beside its credentials."""
+    """The facts that an enrolled edge stores beside its credentials."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

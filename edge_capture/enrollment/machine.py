@@ -1,4 +1,4 @@
-"""What tells this machine from one that runs a copy of its disk."""
+"""Facts that distinguish this machine from one that runs a copy of its disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_SERIAL = re.compile(
     r"|0+|[0f-]+|03000200-0400-0500-0006-000700080009",
     re.I,
 )
-"""What boards have whose maker gave them no number."""
+"""Placeholders that boards report if their maker gave them no serial number."""
 _PERMANENT = "0"
 
 

@@ -1,1 +1,2 @@
-"""What the center sees of this edge, and what it may ask of it."""
+"""The edge's presence, which the center sees, and the requests that the center may send to the
+edge."""

@@ -1,4 +1,5 @@
-"""What an edge does before its source has audio: earlier sessions are sent, the center is told."""
+"""Work of an edge before its source has audio: it sends earlier sessions and reports to the
+center."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Run(Protocol):
 
     @property
     def waiting_for(self) -> str | None:
-        """What the source waits for, or None."""
+        """The reason that the source has no audio, or None."""
 
     @property
     def input(self) -> InputReport | None:

@@ -1,4 +1,5 @@
-"""What an edge shows of itself and lets others do to it."""
+"""The interface of an edge for the center: the state that it reports and the requests that it
+obeys."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Claim(Protocol):
 
     @property
     def session_id(self) -> str:
-        """What tells this use from others."""
+        """ID that distinguishes this use of the key from others."""
 
     @property
     def request_sequence(self) -> int | None:
@@ -71,7 +71,7 @@ class Claim(Protocol):
 
 
 class Use(NamedTuple):
-    """What agents do with the keys that they hold."""
+    """A purpose for which agents hold keys: to capture audio, or to play speech."""
 
     subject: Callable[[SessionKey], str]
     used: str

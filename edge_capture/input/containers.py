@@ -14,7 +14,7 @@ from .wav import is_wav
 _RAW_BYTES = 16
 """Enough for every signature that does not repeat."""
 Reader = Literal["libsndfile", "ffmpeg"]
-"""What `natterjack-edge file` reads a file with."""
+"""The decoder with which `natterjack-edge file` reads a file."""
 _SIGNATURES: tuple[tuple[int, bytes, str, Reader | None], ...] = (
     # offset, bytes, name, reader
     (0, b"riff\x2e\x91\xcf\x11", "a Wave64 file", "libsndfile"),
@@ -59,7 +59,7 @@ class Recognized(NamedTuple):
     name: str = ""
     """Its name for people, with an article."""
     reader: Reader | None = None
-    """What `natterjack-edge file` reads it with, or None if it does not."""
+    """The decoder with which `natterjack-edge file` reads it, or None if it cannot read it."""
 
 
 _RAW, _UNKNOWN = Recognized("raw"), Recognized("unknown")
@@ -73,7 +73,7 @@ def recognize(head: bytes, *, ended: bool) -> Recognized:
         return Recognized("wav", "a WAV file", "libsndfile")
     if head.startswith(b"FORM") and head[8:12] in (b"AIFF", b"AIFC"):
         return Recognized("other", "an AIFF file", "libsndfile")
-    # Of the 10 bytes of an ID3 tag, the last four have 7 bits each.
+    # An ID3 tag begins with 10 bytes, of which each of the last four holds 7 bits.
     if head.startswith(b"ID3") and len(head) >= 10 and head[3] < 5 and max(head[6:10]) < 0x80:
         return Recognized("other", "an MP3 file", "libsndfile")
     for offset, signature, name, reader in _SIGNATURES:

@@ -1,8 +1,8 @@
-"""What files hold that a decoder reads: its command lines, and what it says about a file.
+"""Files that need a decoder: the decoder's command lines, and the parsing of its messages.
 
 The decoder is a process that writes a WAV file of 16-bit samples to a pipe: the program `ffmpeg`,
-or else `av_decoder.py` beside this file, which uses PyAV. So a file that makes a decoder crash, or
-run without end, does no harm to the sessions of this process.
+or else `av_decoder.py` beside this file, which uses PyAV. Because it is a process of its own, a
+file that makes it crash or run without end does no harm to the sessions of this process.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ _DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)", re.MULTILI
 _ADDRESS = re.compile(r"^(\[[^]]*\]\s*)+")
 _SAID_BEFORE = re.compile(r"^(Error opening input(?: files)?: |file:.*: (?=[^:]+$))")
 _UNTOLD = ("At least one output file", "Error opening input file", "Conversion failed")
-"""What ffmpeg says beside the reason."""
+"""Starts of the lines that ffmpeg adds to the reason of a failure. They are not shown."""
 
 
 def problem(errors: str) -> str:

@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 _BATCH_S = 0.5
 """So much audio is given to the thread at once."""
 _MAX_WAITING_S = 60.0
-"""What a session holds of its audio while the disk does not answer, or is slower than the audio."""
+"""The longest audio that a session holds in memory, in seconds, while the disk does not answer or
+is slower than the audio."""
 
 
 class Recorded(Protocol):

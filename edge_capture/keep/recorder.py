@@ -151,7 +151,8 @@ class _File:
 
 
 class _Sink:
-    """What libsndfile writes to. Its caller is C, so it keeps an error instead of raising it."""
+    """The file that libsndfile writes to. Its caller is C, so it keeps an error instead of raising
+    it."""
 
     def __init__(self, raw: io.FileIO) -> None:
         self.raw = raw

@@ -1,1 +1,2 @@
-"""What an edge tells people of a run: the table on a terminal, log lines, findings, transcripts."""
+"""Progress of an edge's run for people: a table on the terminal, log lines, findings,
+transcripts."""

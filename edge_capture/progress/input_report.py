@@ -1,4 +1,4 @@
-"""What is wrong with the audio of a source, and how loud it is."""
+"""Reports of the level of a source's audio, and of the findings about it."""
 
 from __future__ import annotations
 

@@ -32,11 +32,11 @@ class Agent(Protocol):
         """Seconds that are missing in the session of each source, by cause."""
 
     def trouble(self) -> str | None:
-        """What is wrong with the connection to NATS, or None."""
+        """Return a description of the connection's problem, or None if NATS is connected."""
 
 
 class Line(NamedTuple):
-    """What the table says of one source."""
+    """One row of the table: the state of one source."""
 
     source: str
     state: str
@@ -45,7 +45,7 @@ class Line(NamedTuple):
     session: str
     """Its conversation."""
     remarks: str
-    """What is wrong, and what is missing in the session."""
+    """The source's error, its findings, and the length of the gaps in the session."""
 
 
 def line_of(source: SourcePresence, gaps: Mapping[str, float]) -> Line:

@@ -55,7 +55,8 @@ class Source(Protocol):
 
     @property
     def waiting_for(self) -> str | None:
-        """What the source waits for, such as a device that has gone. None while it has audio."""
+        """The reason that the source has no audio, e.g. a device that is gone; None while it has
+        audio."""
 
     wanted_frames: int
     """Number of frames below which a wake-up is not worthwhile. Set by the reader."""

@@ -249,7 +249,7 @@ class CaptureClock:
             step_s = least if least > _SMALL_STEP_S else most if most < -_SMALL_STEP_S else 0.0
             if step_s:
                 self._start += step_s
-                # What came early may only make up for gaps that were found.
+                # Frames that came early may only make up for gaps that were found.
                 self._owed_s = max(self._owed_s + step_s, -self._gap_s)
                 self._lows.clear()
                 return

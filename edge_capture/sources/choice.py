@@ -13,9 +13,9 @@ from ..errors import EdgeError, OutputError, SourceError, SourceUnusable
 PULSE = "PulseAudio"
 """Host of the sources of a sound server, be it PulseAudio or PipeWire."""
 Key = tuple[str, str]
-"""What a device is known by when it comes back: its host and its name."""
+"""A device's host and name, by which it is recognized when it comes back."""
 DEFAULT = "default"
-"""What stands for the default device. A sound server may change it while it is recorded."""
+"""The name that selects the default device. A sound server may change it while it is recorded."""
 
 
 class Kind(NamedTuple):
@@ -26,7 +26,7 @@ class Kind(NamedTuple):
     name: str
     """Its name for people."""
     error: type[EdgeError]
-    """What is raised if there is none."""
+    """The error that is raised if there is no device of this kind."""
 
 
 MICROPHONE = Kind("input", "microphone", SourceError)

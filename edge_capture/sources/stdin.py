@@ -74,7 +74,7 @@ class StdinSource:
         """Bytes after the audio of a WAV file."""
         self._ignoring = False
         self._lost: str | None = None
-        """What was not read, in words."""
+        """A description of the audio that was not read, or None if all of it was."""
         self._wanted_bytes = 0
         """How much is wanted to be pending while the first bytes are examined."""
         self.wanted_frames = 1

@@ -1,4 +1,4 @@
-"""What the sessions of a spool want of the task that maintains it."""
+"""The requests of a spool's sessions to the task that maintains the spool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tables of the configuration file mean for the parts of the program. Pure."""
+"""The settings of each part of the program, derived from the configuration file. Pure functions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ from ..spool import Origin
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 _COMMANDS = {"microphone": "mic", "file": "file"}
-"""What an origin calls the kinds of source. The others are live and cannot be found again."""
+"""Commands that are stored in an origin, by kind of source. A source of any other kind is live, and
+its audio cannot be found again."""
 _MAX_PASSWORD_BYTES = 4096
 
 
@@ -119,7 +120,8 @@ def _known_format(table: SourceTable) -> AudioFormat:
 
 
 class Plan:
-    """What one source is to become. It does not change; another table makes another plan."""
+    """The settings of one source, derived from its table. It is immutable; a changed table makes a
+    new plan."""
 
     def __init__(self, config: Config, table: SourceTable, host: str) -> None:
         """Raises: ConfigError if a setting is not possible."""
@@ -191,7 +193,10 @@ class Plan:
         return Rotation(schedule, silence, pause, began_ns=began_ns or time.time_ns())
 
     def origin(self, source: AudioFormat) -> Origin:
-        """What the spool keeps of the source. Raises: UsageError if a file has gone."""
+        """Return the description of the source that the spool stores.
+
+        Raises: UsageError if the file of the source is gone.
+        """
         table, path, size = self.table, None, None
         if isinstance(table, FileTable):
             path = str(table.path.resolve()).encode(errors="backslashreplace").decode()

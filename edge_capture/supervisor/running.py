@@ -39,7 +39,7 @@ _HOLD_S = 30.0
 """How long sessions of an earlier run, which the source may resume, wait for its first audio."""
 _ROTATE_AGAIN_NS = 60 * 1_000_000_000
 _OPENING = {"microphone": "a microphone", "pipe": "a writer"}
-"""What a source is waited for at the beginning, by its kind."""
+"""The reason that a source has no audio while it is opened, by kind."""
 
 
 class RunningSource:
@@ -64,7 +64,7 @@ class RunningSource:
         self.error: str | None = None
         """Why it has failed or stopped."""
         self.reading: Reading | None = None
-        """What is being read; None while there is no audio."""
+        """The source that is being read; None while there is no audio."""
         self.wanted = plan.table.start
         """Whether it is to be captured."""
         self._complete = False
@@ -104,7 +104,7 @@ class RunningSource:
 
     @property
     def waiting_for(self) -> str | None:
-        """What it waits for, if it is known."""
+        """The reason that the source has no audio, if it is known."""
         if self.reading is not None:
             return self.reading.source.waiting_for
         return _OPENING.get(self.plan.table.kind) if self._waiting else None

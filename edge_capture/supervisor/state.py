@@ -1,4 +1,4 @@
-"""What a source of an agent does, as others see it."""
+"""The state of a source of an agent, as it is reported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class State(Enum):
-    """What a source does, as others see it."""
+    """The state of a source, as it is reported."""
 
     CAPTURING = "capturing"
     WAITING = "waiting"

@@ -297,7 +297,7 @@ class Supervisor:
         return {name: session.gap_seconds for name, session in running if session is not None}
 
     def trouble(self) -> str | None:
-        """What is wrong with the connection to NATS, or None."""
+        """Return a description of the connection's problem, or None if NATS is connected."""
         return connection_text(self.link)
 
     def _spool_presence(self) -> SpoolPresence:

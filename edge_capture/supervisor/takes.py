@@ -62,8 +62,8 @@ class Takes:
         self._leftovers: list[Chain] = []
         self._sending: set[asyncio.Task[None]] = set()
         self._before: dict[SessionKey, list[asyncio.Event]] = {}
-        """What has to be set before the next session of a key may be published: sessions of a key
-        must not run at the same time."""
+        """Events that must all be set before the next session of a key is published, since sessions
+        of a key must not run at the same time."""
 
     @property
     def unfinished(self) -> list[Delivery]:

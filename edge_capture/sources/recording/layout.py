@@ -1,4 +1,4 @@
-"""What is recorded of a device, and how it becomes the audio of a source."""
+"""The channels that are recorded of a device, and their conversion to the audio of a source."""
 
 from __future__ import annotations
 
