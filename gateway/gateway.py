@@ -1,4 +1,4 @@
-"""What all doors share: settings, the connection to NATS, sessions, metrics, the drain."""
+"""State that all doors share: settings, the connection to NATS, sessions, metrics, the drain."""
 
 from __future__ import annotations
 

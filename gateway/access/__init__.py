@@ -1,4 +1,4 @@
-"""Who may use the gateway, and how much: keys, tokens, limits, origins."""
+"""Access control of the gateway: keys, tokens, limits, origins."""
 
 from .access import Access, credentials_of, secret_of
 from .admission import Admission, Refusals

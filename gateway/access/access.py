@@ -35,9 +35,10 @@ class Access:
         self._refusals = Refusals()
 
     def admit(self, request: web.Request, door: str) -> Grant:
-        """What the client that sent `request` may do at `door`, one of `natterjack.fleet.keys`.
+        """Return the grant of the client that sent `request` to `door`, a name in
+        `natterjack.fleet.keys`.
 
-        Raises: Refused, which the door answers in its own way.
+        Raises: Refused, which each door answers in its own protocol.
         """
         return self.admit_secret(request, door, credentials_of(request, door).secret)
 

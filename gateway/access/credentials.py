@@ -15,7 +15,7 @@ client, and EventSource of browsers. Other doors take none from there, since URL
 
 
 class Credentials(NamedTuple):
-    """What a request brings."""
+    """The credentials that a request carries."""
 
     secret: str | None
     subprotocol: str | None

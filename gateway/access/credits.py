@@ -1,4 +1,4 @@
-"""What is left of a tenant's budget of the day, as `natterjack budget show` says it."""
+"""The remaining part of a tenant's budget of the day, as `natterjack budget show` reports it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Balance(NamedTuple):
     remaining_seconds: float | None
     """Seconds of audio left for all sessions of the tenant; None if there is no such limit."""
     spent: str | None
-    """What is used up, or None if nothing is."""
+    """A description of the limit that is used up, or None if there is budget left."""
 
 
 class Credits:

@@ -1,4 +1,4 @@
-"""What the holder of a key or a token may do."""
+"""Grants: the rights of the holder of a key or a token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .refused import Reason, Refused
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a client may do, from its key, narrowed by its token if it has one."""
+    """The rights of a client: those of its key, narrowed by its token if it has one."""
 
     key_id: str
     """The key's name in logs, labels and counts; not a secret."""

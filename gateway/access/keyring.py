@@ -51,14 +51,14 @@ class Keyring:
         return self._path is None
 
     def grant(self, secret: str | None) -> Grant | None:
-        """What the holder of `secret` may do, or None; `check` says why."""
+        """Return the grant of the holder of `secret`, or None; `check` tells the reason."""
         try:
             return self.check(secret)
         except Refused:
             return None
 
     def check(self, secret: str | None) -> Grant:
-        """What the holder of `secret`, a key or a token, may do.
+        """Return the grant of the holder of `secret`, which is a key or a token.
 
         Raises: Refused if it is missing, wrong or expired.
         """

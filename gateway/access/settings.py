@@ -19,7 +19,7 @@ Exposure = Literal["loopback", "tls", "plain", "open"]
 
 
 class AccessSettings(BaseSettings):
-    """Who may use the gateway."""
+    """Access to the gateway: keys, tokens, and the programs that can reach it."""
 
     model_config = SettingsConfigDict(
         env_prefix="GATEWAY_", frozen=True, extra="ignore", allow_inf_nan=False

@@ -27,7 +27,7 @@ _MAX_TOKEN_CHARACTERS = 4096
 
 
 class Claims(NamedTuple):
-    """What a valid token says."""
+    """The contents of a valid token."""
 
     key_id: str
     doors: frozenset[str]

@@ -1,8 +1,9 @@
-"""What a tenant's sessions did lately, from the stream: for charts, and for the list of
+"""Recent activity of a tenant's sessions, read from the stream: for charts, and for the list of
 conversations that have ended.
 
-Two readers follow the tenant's status events and the latencies of its finals while somebody asks.
-A tenant that has too many of them for a look at a whole day gets a shorter one, which says so.
+While somebody asks, two readers follow the tenant's status events and the latencies of its finals.
+If a tenant has too many of them to read a whole day, a shorter time is read, and the answer tells
+when it begins.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class _Spoken(BaseModel):
 
 
 class Activity:
-    """What one tenant's sessions did; None: those of all tenants."""
+    """The recent activity of one tenant's sessions, or of all sessions if `tenant` is None."""
 
     def __init__(self, broker: Broker, tenant: str | None) -> None:
         self._broker = broker

@@ -71,9 +71,9 @@ def answering(handler: Handler) -> Handler:
 
 
 def admit(gateway: Gateway, request: web.Request) -> Grant:
-    """What the client may do. Raises: Refused.
+    """Return the grant of the client. Raises: Refused.
 
-    URLs end up in logs and in histories, so only a token is accepted from one.
+    A secret in the URL must be a token, not a key, since URLs end up in logs and in histories.
     """
     grant = gateway.access.admit(request, DOOR)
     in_query = hdrs.AUTHORIZATION not in request.headers and "token" in request.query

@@ -1,5 +1,5 @@
-"""What there is: conversations, workers and edges, read from the broker at most once a second for
-all who ask."""
+"""The lists of conversations, workers and edges, read from the broker at most once a second for all
+clients together."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class FellBehind(Exception):
 
 
 class _Live(NamedTuple):
-    """What is not stored, of one session or about the broker."""
+    """A message that is not stored, about one session or about the broker."""
 
     version: int
     kind: str
@@ -207,7 +207,8 @@ class Feed:
     async def _later(
         self, number: int, kinds: Collection[str] | None
     ) -> AsyncGenerator[bytes, None]:
-        """What there is from a number on, and what follows."""
+        """Yield the messages from entry `number` of the history on, and then those that follow
+        live."""
         seen, quiet, caught_up = 0, self._ticks, False
         while True:
             changed = self._changed
@@ -240,7 +241,7 @@ class Feed:
     async def _earlier(
         self, start: Start, kinds: Collection[str] | None
     ) -> AsyncGenerator[bytes, None]:
-        """What is stored before the history begins."""
+        """Yield the messages that are stored from before the history begins."""
         since_ns, size = self._history.since_ns, 0
         kept: list[Entry] = []
         source = listen(

@@ -81,7 +81,8 @@ class Api:
 
     @property
     def _connected(self) -> tuple[Broker, Feeds, Directory]:
-        """What reads the broker. Raises: BrokerUnreachable if there was none yet."""
+        """The broker and the parts that read it. Raises: BrokerUnreachable if none was reached
+        yet."""
         broker = self._gateway.broker
         if broker is None:
             raise BrokerUnreachable("no NATS yet")

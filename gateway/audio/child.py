@@ -37,7 +37,7 @@ _MEMORY_BYTES = 256 << 20
 _BARREN_BYTES = 16 << 20
 """Bytes without audio, such as pictures, after which a stream is refused."""
 _BUFFER_BYTES = 1024
-"""What FFmpeg reads at once: audio waits no longer than until so many bytes are there."""
+"""The bytes that FFmpeg reads at a time. Audio waits until so many have arrived."""
 _FILE_BUFFER_BYTES = 64 << 10
 _MAX_FILL_S = 600.0
 """Timestamps may also jump because a clock was set or a byte was damaged: that is not a hole."""

@@ -32,7 +32,7 @@ ENCODINGS: dict[str, Coding] = {
 
 
 class Output(NamedTuple):
-    """What a session takes: linear16."""
+    """The format that a session takes; its encoding is linear16."""
 
     sample_rate: int = 16_000
     channels: int | None = 1

@@ -92,7 +92,7 @@ class Decoder:
 
     @property
     def text(self) -> str:
-        """What the client sends, for people and logs."""
+        """The format of the client's audio, for people and logs."""
         return self._inner.text if self._inner is not None else "unknown"
 
     async def decode(self, data: bytes) -> AsyncIterator[bytes]:

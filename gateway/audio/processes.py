@@ -17,7 +17,7 @@ from .errors import DecoderUnavailable, UndecodableAudio
 from .link import HEADER
 
 PIECE_BYTES = 64 << 10
-"""What is sent to a decoder before it is asked for the result."""
+"""The most input that a decoder gets before its output is read."""
 _START_S = 30.0
 """How long a decoder may take to start on a busy machine."""
 

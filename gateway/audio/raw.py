@@ -59,7 +59,7 @@ class WavDecoder:
         self._left: int | None = None
         """Bytes of audio that the header announces and that are to come; None if it does not."""
         self._behind: bytes | None = None
-        """What follows them, until it is known whether it is audio."""
+        """The bytes after them, until it is known whether they are audio."""
         self._ended = False
 
     @property

@@ -1,4 +1,4 @@
-"""What a client's wishes become in the request of its session, whatever provider serves it."""
+"""Conversion of a client's wishes to the request of its session, whatever provider serves it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _DECODED_RATE = 16_000
 
 
 class Wire(NamedTuple):
-    """What a client sends, and what its session gets."""
+    """The audio that a client sends, and the format in which its session gets it."""
 
     encoding: Encoding
     """The session's encoding."""
@@ -26,7 +26,7 @@ class Wire(NamedTuple):
     decoded: bool = False
     """Whether the client's audio is decoded to that."""
     source: Source | None = None
-    """What is decoded; None for a container."""
+    """The format that is decoded; None for a container."""
     channels: int = 1
     """Interleaved channels after decoding."""
 
@@ -34,8 +34,8 @@ class Wire(NamedTuple):
     def of(
         cls, name: str | None, sample_rate: int | None, channels: int = 1, *, apart: bool = False
     ) -> Wire:
-        """What to do with an encoding, which is None or unknown for a container. Raw audio has some
-        `channels`, which stay `apart` or are mixed."""
+        """Return the wire for an encoding, whose `name` is None or unknown for a container. The
+        `channels` of raw audio stay `apart` or are mixed."""
         if name in _AS_IT_IS and sample_rate is not None:
             return cls(_AS_IT_IS[name], sample_rate, channels=channels)
         if name in _RAW and sample_rate is not None:
@@ -57,7 +57,7 @@ class Takes(Protocol):
 
 
 PLAIN = Wire("linear16", 16_000)
-"""What sessions have if nothing else is asked for."""
+"""The audio of a session for which the client names no format."""
 
 
 class Intake:

@@ -8,9 +8,9 @@ from pydantic_core import from_json
 
 
 def parsed(text: str | bytes) -> Any:
-    """What a client's JSON says. Raises ValueError, whose text says why.
+    """Parse a client's JSON. Raises ValueError, whose text gives the reason.
 
-    Unlike `json.loads`, it takes nothing that cannot be written as JSON again, or passed on: no
-    NaN, no half of a surrogate pair, no nesting without end.
+    Unlike `json.loads`, it refuses all that could not be written as JSON again or passed on: NaN,
+    half of a surrogate pair, nesting without end.
     """
     return from_json(text, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""What a door asks for when it opens a session, and the request that is made of it. Pure."""
+"""The wishes of a door that opens a session, and the request that is made from them. Pure."""
 
 from __future__ import annotations
 

@@ -142,7 +142,8 @@ async def _open_subjects(
 
 
 async def _read_left(broker: Broker, chunk: Stored, wanted: AudioFormat) -> Left | None:
-    """What goes on after a chunk; None if its session is over or has another format."""
+    """Return where the session of its last stored chunk goes on, or None if the session is over or
+    has another format."""
     headers, key = chunk.headers, parse_key(chunk.subject)
     js = broker.client.jetstream(timeout=_ASK_S)
     message = await js.get_last_msg(SESSIONS, session_subject(key))

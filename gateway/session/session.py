@@ -31,7 +31,7 @@ from .reader import EventReader
 log = logging.getLogger(__name__)
 
 SessionEvent = Event | UnknownEvent
-"""What a session yields."""
+"""An event that a session yields."""
 DELIVERED = "Gateway-Delivered"
 """Header of chunks of a client that may come back: `<session_id>:<sequence>` of the last durable
 event that it had received when the chunk was sent."""

@@ -45,7 +45,7 @@ _REST_S = 0.1
 
 
 class _Served:
-    """What belongs to a session that is published."""
+    """The task, the hold and the backlog of a session that is published."""
 
     def __init__(
         self, task: asyncio.Task[None], hold: DirectSubscription, backlog: ClientBacklog

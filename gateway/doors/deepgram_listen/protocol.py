@@ -29,7 +29,7 @@ UNDECODABLE = "DATA-0000"
 """Clients look for the code in the text ("Errors")."""
 _PUNCTUATION = "!\"#&'()*+,-./:;<=>?@[\\]^_`{|}~" + "\u2026\u201c\u201d\u201e\u2018\u2019«»¿¡"
 _PUNCTUATION += "\u2013\u2014\u3001\u3002\uff0c\uff01\uff1f"
-"""What words have around them, and their plain form has not; % and $ belong to numbers."""
+"""Punctuation that is stripped from a word to get its plain form; % and $ belong to numbers."""
 _MAX_QUOTE = 1000
 
 

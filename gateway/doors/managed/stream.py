@@ -1,4 +1,4 @@
-"""What one client of the managed protocol is told: no sockets, clocks, environment or broker.
+"""The messages to a client of the managed protocol. Pure: no sockets, clocks, environment, broker.
 
 The codec is that of the provider `managed`, which speaks the other side. Numbers in comments are
 sections of the fact sheet on the managed proxy; [P] marks its proposals.

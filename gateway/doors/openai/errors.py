@@ -28,7 +28,7 @@ LEAVING = "this server is about to end; connect again"
 
 
 class ApiError(Exception):
-    """What is wrong with a request. The message is shown to the client."""
+    """A problem with a request. The message is shown to the client."""
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ _PAUSE_S = 30.0
 
 @dataclass
 class Form:
-    """What a client asks for."""
+    """The fields of a request, and the name of its file."""
 
     fields: dict[str, list[str]] = field(default_factory=dict)
     name: str | None = None

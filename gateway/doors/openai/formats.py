@@ -21,7 +21,7 @@ def text(finals: Finals) -> str:
 
 
 def usage(seconds: float) -> dict[str, Any]:
-    """What was transcribed."""
+    """Return the member `usage` of an answer: the duration of the audio that was transcribed."""
     return {"type": "duration", "seconds": round(seconds, 3)}
 
 

@@ -280,7 +280,8 @@ def event(kind: str, **members: Any) -> Message:
 
 
 def error(problem: ApiError, event_id: str | None = None) -> Message:
-    """What is wrong with a message, whose ID may be `event_id`."""
+    """Return the message that reports a problem with a client's message, whose ID may be
+    `event_id`."""
     return event("error", error={**problem.body, "event_id": event_id})
 
 

@@ -27,7 +27,7 @@ class Agent:
         self._turns = Turns()
         self._labels = Labels()
         self._timestamp = -1.0
-        """Of the last ForceEndOfUtterance."""
+        """Timestamp of the last ForceEndOfUtterance."""
         self._waiting: list[float] = []
         """Timestamps of requests to end the turn that have no answer yet."""
         self._interim = False

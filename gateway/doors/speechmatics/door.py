@@ -45,7 +45,7 @@ _AGENT_OVERRIDES = frozenset((
 
 
 class Endpoint(NamedTuple):
-    """What differs between the APIs."""
+    """One of the two APIs: its messages, its errors, and its provider."""
 
     label: str
     dialect: Callable[[Start], Dialect]

@@ -197,8 +197,8 @@ Message = dict[str, Any]
 
 
 class Dialect(Protocol):
-    """What differs between the two APIs: the messages for events of a session, whose times are on
-    the client's clock."""
+    """The messages of one API for the events of a session, whose times are on the client's
+    clock."""
 
     config: Start
 

@@ -73,7 +73,7 @@ class Schedule:
             self._until = max(now, self._until + error)
 
     def cleared(self) -> None:
-        """What was not played was dropped: the marks that come back now say nothing."""
+        """Note that unplayed audio was dropped. Marks that come back later are ignored."""
         self._marks.clear()
         self._until = self._marked_at = 0.0
 

@@ -34,7 +34,7 @@ class Connected(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What the stream is; it comes before all audio."""
+    """The description of the stream, which comes before all audio."""
 
     stream_sid: str
     call_sid: str
