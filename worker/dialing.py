@@ -27,7 +27,7 @@ class Stream(Protocol):
 
 
 class OpenedStream(Protocol):
-    """What a dialer returns."""
+    """A stream that a dialer has opened."""
 
     @property
     def stream(self) -> Stream: ...

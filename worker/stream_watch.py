@@ -63,7 +63,7 @@ class StreamWatch:
         self._create = settings.create_streams
         self._metrics = metrics
         self._problems: dict[str, str] = {}
-        """What is wrong, by the name of the stream or consumer."""
+        """Descriptions of problems, by the name of the stream or consumer."""
         self.expect(settings)
 
     def expect(self, settings: StreamSettings) -> None:

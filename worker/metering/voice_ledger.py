@@ -30,7 +30,7 @@ class VoiceLedger:
         self.repeated_characters = 0
         self._provider = ""
         self._price = 0.0
-        """Of a character."""
+        """Price of a character."""
         self._counted_until: float | None = None
         """Up to when the open stream is counted; None if none is open."""
 

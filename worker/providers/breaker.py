@@ -29,7 +29,7 @@ class BreakerState(enum.Enum):
 
 
 class Verdict(enum.Enum):
-    """What a fault means for the session that met it."""
+    """The consequence of a fault for the session that met it."""
 
     RETRY = "retry"  # the connection or the provider failed: the next dial may succeed
     HOLD = "hold"  # the account refuses everybody until it is paid or its key is corrected

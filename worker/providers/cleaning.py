@@ -185,7 +185,7 @@ def fitted(text: str, words: tuple[ProviderWord, ...]) -> tuple[ProviderWord, ..
 
 
 def without(text: str, words: Sequence[ProviderWord], dropped: set[int]) -> str:
-    """What is left of `text` without the words at the places `dropped`."""
+    """Return `text` without the words whose indices are in `dropped`."""
     at, places = 0, []
     for word in words:
         at = text.find(word.text, at)

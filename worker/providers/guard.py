@@ -117,7 +117,7 @@ class Guard:
             raise RemoteProtocolError(self._provider, what)
 
     def left(self, readable: object, sent: float) -> Final | None:
-        """What is new in the final that an error brings, if there is any."""
+        """Return the new part of the final that an error carries, or None if there is none."""
         if not isinstance(readable, Final):
             return None
         final = self._made(readable, self._without_repeated(self._readable(readable, sent)))

@@ -99,7 +99,7 @@ class Plugins(ABC, Generic[G]):
     """
 
     kind: ClassVar[str]
-    """What the providers are called in errors and logs."""
+    """The kind's name in errors and logs, e.g. "provider"."""
     group: ClassVar[str]
     """The entry-point group in which they are registered."""
 

@@ -57,7 +57,7 @@ class Recoveries(Protocol):
 
 
 class Admitted(Protocol):
-    """What admission needs of a session's progress. Positions are the session's own."""
+    """The part of a session's progress that admission uses. Positions are the session's own."""
 
     held_reason: str | None
     held_since: float | None
@@ -73,7 +73,7 @@ class Admitted(Protocol):
 
 
 class AdmittedLease(Protocol):
-    """What admission needs of a session's lease."""
+    """The part of a session's lease that admission uses."""
 
     @property
     def checkpoint(self) -> LeaseRecord: ...

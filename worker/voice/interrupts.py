@@ -235,8 +235,10 @@ class Interrupter:
 def heard_as_said(
     said: str, phrase: Phrase, spoken: Spoken, position: int, text: str
 ) -> Heard | None:
-    """What was heard of `text` if the provider has spoken `said` of a phrase. None if the player
-    was not within that phrase, so that the provider could not know."""
+    """Return how much of `text` was heard if the provider reports that it spoke `said` of a phrase.
+
+    None if the player was not within that phrase, so that the provider could not know.
+    """
     begin = phrase.start + len(phrase.text) - len(phrase.text.lstrip())
     within = any(
         place.character == phrase.start and place.position < position

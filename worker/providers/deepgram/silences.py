@@ -10,11 +10,11 @@ _SAME_SECONDS: Final = 0.3
 
 
 class Silences:
-    """What one session knows of audio without finals and interims.
+    """The last stretch of one session's audio that got neither finals nor interims.
 
-    Deepgram sends finals for all audio; without one, a message is lost, and the audio is sent again
-    on another stream. If that stream begins with the same silence, this server, which is not
-    Deepgram's own, sends no finals for silence.
+    Deepgram sends finals for all audio. If one is missing, a message was lost, and the audio is
+    sent again on another stream. If that stream begins with the same silence, the server is not
+    Deepgram's own, and sends no finals for silence.
     """
 
     __slots__ = ("_seconds",)

@@ -1,5 +1,5 @@
-"""What one stream has sent and received, from StartRecognition to EndOfTranscript: the part that
-does not depend on the form of transcripts.
+"""The state of one stream from StartRecognition to EndOfTranscript: the part that does not depend
+on the form of transcripts.
 
 Pure: no sockets, clocks or environment.
 """

@@ -92,5 +92,5 @@ class Error:
 
 
 Control = RecognitionStarted | AudioAdded | EndOfTranscript | DurationLimit | Error | Notice
-"""What Agent STT sends too."""
+"""Messages that Agent STT sends as well."""
 Message = Control | Transcript | EndOfUtterance | LanguageInfo

@@ -1,4 +1,4 @@
-"""What the providers `speechmatics` and `speechmatics-agent` share: opening streams."""
+"""The base class of the providers `speechmatics` and `speechmatics-agent`, which opens streams."""
 
 from __future__ import annotations
 

@@ -1,1 +1,2 @@
-"""What a session publishes: events made from a provider's, timed, numbered and stored once."""
+"""Publishing a session's events: they are made from the provider's, timed, numbered and stored
+once."""

@@ -162,7 +162,7 @@ class Phrases:
         if not self._clears:
             return [Notice("unknown", "Cleared without a Clear", harmless=True)]
         self._rest = b""
-        # What Deepgram bills of text that was dropped is not documented: at most all of it.
+        # Deepgram does not document how it bills text that was dropped: at most all of it.
         return [Interrupted(billed_characters=self._clears.popleft())]
 
     def _warned(self, message: protocol.Warned) -> Notice:

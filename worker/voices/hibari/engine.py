@@ -154,7 +154,8 @@ def _matched(
     found: list[Timed] = []
     matcher = SequenceMatcher(None, [word.text for word in words], read, autojunk=False)
     for kind, begin, end, there, there_end in matcher.get_opcodes():
-        # Of words that are read otherwise, only the first is known to begin where those begin.
+        # If the engine reads several words differently, only the first one is known to begin where
+        # their reading begins.
         count = end - begin if kind == "equal" else min(1, end - begin, there_end - there)
         for offset in range(count):
             time = times[there + offset] if there + offset < len(times) else None
