@@ -36,7 +36,7 @@ class UnknownEvent(CommonFields):
 
 
 AnyEvent = Event | UnknownEvent
-"""What `listen()` yields."""
+"""An event that `listen()` yields."""
 
 
 def decode_event(

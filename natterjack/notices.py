@@ -53,7 +53,8 @@ CODES: Mapping[str, tuple[str, str]] = {
     DROPPED: ("the edge drops old audio", "audio was dropped: NATS was away for too long"),
     RESUMED: ("the edge was started again", "audio was lost: no edge ran"),
 }
-"""What each known code means when it begins and when it has ended, for people."""
+"""Descriptions of each known code, for people: one for when it begins, one for when it has
+ended."""
 OTHER = "other"
 """The metric label of all codes that are not known."""
 
@@ -150,7 +151,7 @@ def label(code: str) -> str:
 
 
 def text_of(code: str, *, ended: bool) -> str:
-    """What a code means, for people: itself if it is not known."""
+    """Describe a code for people. An unknown code stands for itself."""
     known = CODES.get(code)
     if known is None:
         return f"{code.replace('_', ' ')} ended" if ended else code.replace("_", " ")

@@ -152,7 +152,7 @@ class User:
         return permissions.monitor(own) if self.role == "monitor" else permissions.operator(own)
 
     def _service(self, own: tuple[str, ...], reserved: Iterable[str]) -> Permissions:
-        """What a subscriber or an application may do."""
+        """Return the permissions of a subscriber or an application."""
         speaks = self.role == "application"
         key = f"{self.tenant or '*'}.{self.conversation or '*'}.*"
         readable = self._readable()

@@ -85,7 +85,7 @@ _MAX_DEAD_LETTERS = 10_000
 _NOT_NEEDED = (
     DEAD_LETTERS, f"KV_{DURABLES_BUCKET}", f"KV_{ENROLLMENTS_BUCKET}", f"KV_{EDGES_BUCKET}",
 )  # fmt: skip
-"""What only durable consumers, registrars and edges use: workers go on without it."""
+"""Streams that only durable consumers, registrars and edges use: workers go on without them."""
 
 _LEAST_AUDIO_BYTES = 1024 * 1024
 """The smallest limit that is set without being asked for: half a minute of one session."""

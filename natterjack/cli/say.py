@@ -176,7 +176,7 @@ def _tell(text: str) -> None:
 
 @dataclass
 class _Said:
-    """What has been given to the session."""
+    """The progress of giving text to the session."""
 
     any: bool = False
     whole: bool = False

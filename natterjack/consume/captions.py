@@ -140,7 +140,8 @@ class Captions:
 
 
 def _spoken_text(event: UtteranceEvent) -> str:
-    """What was heard of an utterance, and of an interrupted one, why and what was not."""
+    """Return the text of an utterance that was heard, and for an interrupted one, the reason and
+    the text that was not heard."""
     heard = plain(event.text_spoken or "")
     if event.event == "finished":
         return heard

@@ -136,7 +136,7 @@ class _Reading:
         self._ends = OpenSessions()
         self._wake = asyncio.Event()
         self._behind = {"transcripts", "speech"}
-        """What has stored events that were not read yet."""
+        """Sources that still have stored events to read."""
         self._queued: set[str] = set()
 
     # ---- reading ---------------------------------------------------------------------------------

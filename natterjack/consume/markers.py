@@ -1,4 +1,4 @@
-"""What `listen(markers=True)` yields beside events."""
+"""Markers, which `listen(markers=True)` yields beside events."""
 
 from __future__ import annotations
 

@@ -15,13 +15,13 @@ State = Literal["ok", "warning", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check has found."""
+    """The result of one check."""
 
     check: str
     state: State
     found: str
     cure: str = ""
-    """What to do; empty if nothing is to be done."""
+    """The advice to follow; empty if nothing is to be done."""
 
 
 def ok(check: str, found: str) -> Finding:
@@ -40,7 +40,7 @@ def failed(check: str, found: str, cure: str) -> Finding:
 
 
 def skipped(check: str, why: str, cure: str = "") -> Finding:
-    """What could not be checked, or need not be."""
+    """Something that cannot be checked, or need not be."""
     return Finding(check, "skipped", why, cure)
 
 

@@ -90,7 +90,7 @@ class Installation:
         return failed("streams", one_line(", ".join(parts)), cure)
 
     async def rights(self) -> Finding:
-        """What this user may do."""
+        """Find the permissions of this user."""
         try:
             answer = await self.ask("$SYS.REQ.USER.INFO")
         except BrokerError:

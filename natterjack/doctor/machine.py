@@ -99,7 +99,7 @@ async def _output(*arguments: str, env: Mapping[str, str] | None = None) -> tupl
 
 
 async def ffmpeg() -> Finding:
-    """What decodes media files other than WAV, FLAC, OGG and MP3."""
+    """Find the decoder of media files other than WAV, FLAC, OGG and MP3."""
     cure = "install ffmpeg, or pip install 'natterjack[media]'"
     found = shutil.which("ffmpeg")
     library = "PyAV " + (_version("av") or "") if find_spec("av") else ""

@@ -1,4 +1,4 @@
-"""What checks have found, as a table for people or as JSON for programs."""
+"""The findings of checks, as a table for people or as JSON for programs."""
 
 from __future__ import annotations
 

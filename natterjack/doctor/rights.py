@@ -1,4 +1,4 @@
-"""What the permissions of a broker user let it do. Pure."""
+"""The actions that the permissions of a broker user allow. Pure."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ from .pcm import Floats, to_samples
 from .tones import Decoder, TimedWord
 
 Words = Literal["tones", "canned"]
-"""What an emulator recognizes: the words of `tones`, or any voice, with the words of `PASSAGE`."""
+"""The speech that an emulator recognizes: the words of `tones`, or any voice, for which it sends
+the words of `PASSAGE`."""
 
 _PASSAGE: Final = """
 these words are not what you said this is an emulator without ears it only notices that somebody

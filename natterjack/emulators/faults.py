@@ -82,7 +82,7 @@ class Faults(BaseModel):
         "object",
     )
 
-    # What is recognized, and how fast.
+    # The words that are recognized, and how fast.
     words: Words = Field(
         "tones",
         description="canned: any voice is answered with words of a fixed passage, not with what "
@@ -122,7 +122,7 @@ class ConnectionLog:
     fault: str | None = None
     """The last fault that affected the connection."""
     mutation: str = ""
-    """What was changed in which message, if `mutated` affected the connection."""
+    """The message that was changed, and the change, if `mutated` affected the connection."""
     closed: str | None = None
     """How it ended: `refused 401`, `server 1000`, `client 1000`, `lost` (by the client or the
     network), `dropped` (by a fault). None while it is open."""

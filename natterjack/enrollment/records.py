@@ -1,5 +1,5 @@
-"""What the center remembers of invitations and agents, and what edges and registrar say to each
-other. Nothing here is secret: all keys are public ones."""
+"""The center's records of invitations and agents, and the messages between edges and registrar.
+Nothing here is secret: all keys are public ones."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What edges say about themselves, and requests to them.
+"""The presence of edges, and requests to them.
 
 An edge writes its presence into the bucket `stt_edges`, under `<tenant>.<agent>`, every few
-seconds, and answers requests on `stt.edge.<tenant>.<agent>`. Whoever may write an entry may write
-anything into it, so a reader gets nothing but bounded, printable text and finite numbers.
+seconds, and answers requests on `stt.edge.<tenant>.<agent>`. A user who may write an entry may
+write anything into it, so readers accept only bounded, printable text and finite numbers.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ class SpoolPresence(BaseModel):
 
 
 class EdgePresence(BaseModel):
-    """What an edge says about itself: the value of `<tenant>.<agent>` in the bucket `stt_edges`."""
+    """The state of an edge as it reports it: the value of `<tenant>.<agent>` in the bucket
+    `stt_edges`."""
 
     model_config = ConfigDict(extra="ignore")
 

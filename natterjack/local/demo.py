@@ -35,7 +35,7 @@ from .wer import word_error_rate
 TENANT = "demo"
 MAX_WORD_ERROR_RATE = 0.15
 _NO_AUDIO = "stopped before any audio arrived"
-"""What an edge says that has published nothing."""
+"""Text in the log of an edge that has published nothing."""
 
 
 @dataclass

@@ -22,7 +22,7 @@ small model may be several percent."""
 
 @dataclass(frozen=True)
 class Turn:
-    """What the person said in one go."""
+    """One turn of the person."""
 
     text: str
     ended_at: float
@@ -132,7 +132,7 @@ class Dialogue:
         return " ".join(filter(None, (answer.heard for answer in self.answers)))
 
     def summary(self) -> list[str]:
-        """What happened, in lines."""
+        """Summarize the conversation in lines."""
         lines = []
         delays = [a.began_at - a.turn.ended_at for a in self.answers if a.began_at is not None]
         if delays:
@@ -165,8 +165,9 @@ class Dialogue:
         return lines
 
     def problems(self, questions: Sequence[str] = ()) -> list[str]:
-        """What was not heard or said as it should be. `questions` are the texts that the person
-        reads: the first is interrupted by the next."""
+        """List the questions and answers that were not heard or spoken as they should be.
+        `questions` are the texts that the person reads; the second one interrupts the answer to the
+        first."""
         problems = []
         for number, question in enumerate(questions, 1):
             said = self.turns[number - 1].text if number <= len(self.turns) else ""

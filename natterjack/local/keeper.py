@@ -94,7 +94,8 @@ if sys.platform == "linux":
 
 
 def dying_with_parent() -> Callable[[], None] | None:
-    """What a child of this process runs at its beginning to die with it, where that is possible."""
+    """Return the function that a child of this process calls first, so that it dies with this
+    process. Return None where that is not possible."""
     return partial(die_with_parent, os.getpid()) if sys.platform == "linux" else None
 
 

@@ -115,8 +115,12 @@ class Part:
         return next((str(e["message"]) for e in reversed(self._entries())), "")
 
     def error(self) -> str:
-        """What the part said about its failure: its last error, or else the last line that is not
-        of a log, as programs print about a mistake; or else its last messages, in one line."""
+        """Return the reason of the part's failure, in one line.
+
+        It is the part's last error. If there is none, it is the last line, unless that is a log
+        entry, since programs print their usage errors as plain text. Otherwise it is the last
+        messages.
+        """
         if errors := self.messages("error"):
             return errors[-1]
         last = next(iter(self._lines()[-1:]), "")

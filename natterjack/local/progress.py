@@ -1,4 +1,4 @@
-"""What a command waits for: on a terminal with the seconds so far, elsewhere a line at its end."""
+"""Progress of a command that waits: the seconds so far on a terminal, else one line at the end."""
 
 from __future__ import annotations
 

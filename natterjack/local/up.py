@@ -56,7 +56,8 @@ async def _serve(stack: Stack, opens: bool) -> int:
 
 
 def _unknown(stack: Stack) -> list[str]:
-    """What the parts warn of in their logs, which nobody may ever read: misspelled variables."""
+    """Return the parts' warnings about misspelled variables from their logs, which few people
+    read."""
     found = [
         message
         for part in (*stack.workers, *filter(None, [stack.gateway]))

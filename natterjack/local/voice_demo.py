@@ -100,7 +100,7 @@ class _VoiceDemo:
         self._captions = Captions(names="speaker", clocks=False, states=False)
         self._dialogue = Dialogue()
         self._replay = Dialogue()
-        """What the recognizer hears in the WAV file."""
+        """The transcript of the WAV file."""
         self._changed = asyncio.Event()
         self._tasks: asyncio.TaskGroup
 

@@ -45,7 +45,7 @@ class Unknown(NamedTuple):
 
 
 NO_EFFECT = "is not a setting and has no effect"
-"""What every message about an unknown variable has."""
+"""The part that all messages about unknown variables have in common."""
 
 
 def report_unknown(models: Collection[type[BaseSettings]], others: Iterable[Unknown] = ()) -> None:

@@ -43,7 +43,7 @@ class IdleConnections:
 
     @property
     def middleware(self) -> Callable[..., Awaitable[web.StreamResponse]]:
-        """What notices requests; the first middleware of the application."""
+        """The middleware that notices requests. It must be the first one of the application."""
 
         @web.middleware
         async def noticing(

@@ -45,8 +45,8 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one speaker says without a long pause and before anybody else says something. After a
-    minute, the next sentence begins another line."""
+    """A stretch of one speaker's speech without a long pause, and before anybody else says
+    something. After a minute, the next sentence begins another line."""
 
     speaker: Annotated[str, Field(description="third token of the session key")]
     start: Annotated[Seconds, Field(description="where the line begins, in seconds")]
@@ -71,7 +71,7 @@ class Line:
 
     @property
     def who(self) -> tuple[str, str | None, Kind]:
-        """What the segments of a line have in common."""
+        """The properties that the segments of a line have in common: speaker, label and kind."""
         return self.speaker, self.label, self.kind
 
 

@@ -41,7 +41,7 @@ def unspaced(char: str) -> bool:
 
 
 def separator(before: str, after: str) -> str:
-    """What joins two texts: a space, unless their script has none."""
+    """Return the separator of two texts: a space, unless their script has none."""
     if not before or not after or unspaced(before[-1]) or unspaced(after[0]):
         return ""
     return " "

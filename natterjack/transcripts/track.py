@@ -294,7 +294,7 @@ class Track:
         return [gap for gap in found if gap[0] < gap[1]]
 
     def coverage(self, gaps: list[tuple[float, float, str]]) -> Stretches:
-        """What the session has transcribed."""
+        """Return the stretches of audio that the session has transcribed."""
         if self.closing is not None:
             end = self.end
             if end is None:

@@ -1,4 +1,4 @@
-"""What the answer to a webhook means: "Operational considerations" of Standard Webhooks 1.0.0."""
+"""Judgment of the answer to a webhook: "Operational considerations" of Standard Webhooks 1.0.0."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
 
 def judge(status: int, retry_after: str | None, now: datetime) -> Answer:
-    """What a response means, by its status and its header `Retry-After`."""
+    """Judge a response by its status and its header `Retry-After`."""
     if 200 <= status < 300:
         return Answer("delivered")
     reason = f"HTTP {status}{_phrase(status)}"

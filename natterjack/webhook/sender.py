@@ -148,7 +148,7 @@ def _tls(settings: WebhookSettings) -> ssl.SSLContext:
 
 
 def _failure(error: Exception, timeout_seconds: float) -> Answer:
-    """What an error of aiohttp means. Its text is not used: it may contain headers."""
+    """Judge an error of aiohttp. Its text is not used: it may contain headers."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, AddressRefused):

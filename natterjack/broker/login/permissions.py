@@ -1,4 +1,4 @@
-"""What each kind of broker user may publish and subscribe to."""
+"""The subjects that each kind of broker user may publish to and subscribe to."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def reads(stream: str, subjects: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def durable_use(name: str, key: str) -> tuple[str, ...]:
-    """What a durable consumer publishes beside the requests that read: acknowledgements, its
-    progress, signs of life, and dead letters."""
+    """Return the subjects that a durable consumer publishes to beside the requests that read:
+    acknowledgements, its progress, signs of life, and dead letters."""
     progress = streams.bucket_subject(streams.DURABLES_BUCKET, f"{name}.>")
     dead = f"{DEAD_PREFIX}.{key}.{name}"
     return (
@@ -100,9 +100,9 @@ def requests_of(name: str) -> tuple[str, ...]:
 
 
 def edge(key: str, agent: str, own: tuple[str, ...], *, captions: bool = False) -> Permissions:
-    """What an edge may do with sessions whose keys match `key`, and as `agent`: its tenant and its
-    name, as in the bucket `stt_edges`. With `captions`, it also receives the text of the sessions
-    while they speak; stored text stays out of its reach."""
+    """Return the permissions of an edge for sessions whose keys match `key`. `agent` is its tenant
+    and its name, as in the bucket `stt_edges`. With `captions`, it also receives the text of the
+    sessions while they speak; stored text stays out of its reach."""
     presence = streams.bucket_subject(streams.EDGES_BUCKET, agent)
     status = f"{TRANSCRIPT_PREFIX}.{key}.status"
     holds = (f"{HOLD_PREFIX}.{key}", f"{PLAYER_HOLD_PREFIX}.{key}")
@@ -135,7 +135,7 @@ def edge(key: str, agent: str, own: tuple[str, ...], *, captions: bool = False) 
 
 
 def worker(own: tuple[str, ...]) -> Permissions:
-    """What a worker may do."""
+    """Return the permissions of a worker."""
     written = (
         streams.CHECKPOINTS_BUCKET, streams.VOICE_CHECKPOINTS_BUCKET, streams.WORKERS_BUCKET,
         streams.USAGE_BUCKET, streams.PROVIDERS_BUCKET,
@@ -187,7 +187,7 @@ def worker(own: tuple[str, ...]) -> Permissions:
 
 
 def gateway(own: tuple[str, ...], reserved: Iterable[str]) -> Permissions:
-    """What a gateway may do. `reserved`: the names of all durable consumers."""
+    """Return the permissions of a gateway. `reserved` are the names of all durable consumers."""
     transcripts, voice_events = f"{TRANSCRIPT_PREFIX}.>", f"{VOICE_EVENT_PREFIX}.>"
     holds = (f"{HOLD_PREFIX}.*.*.*", f"{PLAYER_HOLD_PREFIX}.*.*.*")
     speech = f"{SPEECH_PREFIX}.*.*.*"
@@ -223,7 +223,7 @@ def gateway(own: tuple[str, ...], reserved: Iterable[str]) -> Permissions:
 
 
 def monitor(own: tuple[str, ...]) -> Permissions:
-    """What a monitor may do."""
+    """Return the permissions of a monitor."""
     return Permissions(
         publish=(
             f"{API}.INFO",
@@ -243,7 +243,8 @@ def monitor(own: tuple[str, ...]) -> Permissions:
 
 
 def registrar(own: tuple[str, ...]) -> Permissions:
-    """What a registrar may do: its requests, and the bucket of invitations and agents."""
+    """Return the permissions of a registrar: its requests, and the bucket of invitations and
+    agents."""
     entries = streams.bucket_subject(streams.ENROLLMENTS_BUCKET, ">")
     return Permissions(
         publish=(entries, f"{API}.STREAM.MSG.GET.KV_{streams.ENROLLMENTS_BUCKET}"),
@@ -253,7 +254,7 @@ def registrar(own: tuple[str, ...]) -> Permissions:
 
 
 def operator(own: tuple[str, ...]) -> Permissions:
-    """What an operator may do."""
+    """Return the permissions of an operator."""
     return Permissions(
         publish=(
             f"{API}.>",

@@ -39,7 +39,7 @@ _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.5, 600.0
 
 @dataclass(frozen=True)
 class Renewable:
-    """What a JWT says that a registrar renews."""
+    """The contents of a JWT that a registrar renews."""
 
     public_key: str
     tenant: str

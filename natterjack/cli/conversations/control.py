@@ -127,7 +127,7 @@ async def _ask(
 
 
 def _done(command: str, key: SessionKey, reply: ControlReply | VoiceReply) -> str:
-    """What was done, in a line."""
+    """Describe in one line the outcome of a command."""
     at = "" if reply.position is None else f" at {reply.position:.1f} s"
     provider = f" ({plain(reply.provider)})" if reply.provider else ""
     if command == "interrupt":

@@ -71,7 +71,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 @dataclass
 class _Done:
-    """What was done with some conversations."""
+    """The outcome of exporting some conversations."""
 
     conversations: int = 0
     written: int = 0

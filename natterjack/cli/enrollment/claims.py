@@ -1,5 +1,5 @@
-"""What JWTs say of accounts and users: the same as nats-server's configuration of
-`natterjack users`, from which they are made."""
+"""Claims of the JWTs of accounts and users. They are made from the configuration of nats-server
+that `natterjack users` writes, and say the same."""
 
 from __future__ import annotations
 

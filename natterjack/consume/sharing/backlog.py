@@ -1,8 +1,9 @@
-"""What a process has read for its shares, and what of it is due, delivered and settled.
+"""The events that a process has read for its shares, and which of them are due, delivered and
+settled.
 
 Pure: it knows no clock, broker or task. Each key has a lane, in which events wait in the order of
-the stream. The next one of a lane is due once all before it are settled, so that the order within a
-session is kept whatever happens to one of its events.
+the stream. The next event of a lane is due once all before it are settled, so that the order within
+a session is kept whatever happens to one of its events.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Members:
         self._changed = changed
         self._heard: dict[str, tuple[float, frozenset[int]]] = {}
         self._strangers: dict[str, str] = {}
-        """What those read that read other events."""
+        """Processes that read other events than this one, with a description of those events."""
         self._since = 0.0
         self._sent: dict[int, float] = {}
         """When the latest signs were sent, by their number."""
@@ -75,7 +75,7 @@ class Members:
         return {member: held for member, (_, held) in self._heard.items()}
 
     def strangers(self) -> dict[str, str]:
-        """What each process reads that lives and reads other events than this one."""
+        """Return the living processes that read other events than this one, with what they read."""
         return {member: self._strangers[member] for member in self.held().keys() & self._strangers}
 
     def beat(self, held: Iterable[int], *, asks: bool = False, leaves: bool = False) -> None:

@@ -283,7 +283,8 @@ def _encode_origin(start: Since) -> bytes:
 
 
 def _parse_origin(value: bytes, stored_at: str) -> Since:
-    """What `_encode_origin` made; new events are those stored after the origin itself."""
+    """Decode the value that `_encode_origin` made. New events are those stored after the origin
+    itself."""
     text = json.loads(value)["start"]
     if text == _NEW:
         return datetime.fromisoformat(stored_at)

@@ -45,7 +45,7 @@ _LOST = ("missing", "bad_chunk")
 
 @dataclass(frozen=True)
 class Options:
-    """What is done with each recording."""
+    """Options that apply to each recording."""
 
     formats: tuple[str, ...]
     directory: Path | None = None

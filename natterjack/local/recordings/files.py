@@ -51,7 +51,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Found:
-    """What is to be transcribed, and what cannot be."""
+    """The recordings to transcribe, and the files that cannot be transcribed."""
 
     recordings: list[Recording]
     problems: list[str]
