@@ -1,8 +1,8 @@
-"""What an edge costs that records one microphone all day: `python -m bench.edge_idle`.
+"""Measures the cost of an edge that records one microphone all day: `python -m bench.edge_idle`.
 
-Runs `natterjack-edge mic`, or with `--run` an agent with one source, on a real nats-server and a
-PulseAudio server without hardware, whose microphone delivers as much at a time as it is asked for,
-as those of hardware do.
+It runs `natterjack-edge mic`, or with `--run` an agent with one source, on a real nats-server and a
+PulseAudio server without hardware. The microphone of that server delivers as much at a time as it
+is asked for, as hardware microphones do.
 """
 
 from __future__ import annotations

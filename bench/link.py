@@ -1,4 +1,4 @@
-"""What a session takes of the link of its edge: `python -m bench.link`.
+"""Measures how much of the link of its edge a session uses: `python -m bench.link`.
 
 A real edge publishes speech at ten times real time to a real server, through a relay that counts
 bytes: those of the NATS protocol, of TLS and of WebSocket, but not those of TCP and IP, which add
@@ -33,7 +33,7 @@ CHUNKS_MS = (80, 200, 500)
 
 
 class Measured(NamedTuple):
-    """What a session took, in a second of its audio."""
+    """The traffic of a session for one second of its audio."""
 
     sent: float
     """Kilobits to the server."""

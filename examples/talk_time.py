@@ -1,4 +1,4 @@
-"""Who speaks how much: one line of JSON for each speaker, from all stored events of a tenant.
+"""Reports how much each speaker talks, from all stored events of a tenant: a line of JSON each.
 
 python examples/talk_time.py acme > talk_time.jsonl
 """

@@ -32,7 +32,7 @@ OPTIONS: dict[str, Any] = {
     "interim_results": "true",
     "punctuate": "true",
 }
-"""What every stream asks for."""
+"""The options that every stream asks for."""
 
 
 def sdk(url: str, http: httpx.AsyncClient) -> AsyncDeepgramClient:

@@ -79,7 +79,7 @@ class Loss:
     incomplete: int = 0
     """Speakers whose last stream did not end with a close by the server after its last final."""
     errors: dict[str, int] = field(default_factory=dict)
-    """What clients saw instead."""
+    """Errors that clients saw, by name, with their counts."""
     failed: str = ""
     """Why it was not measured."""
 
@@ -88,7 +88,7 @@ class Loss:
 
 
 class _Installation:
-    """What a fault may break."""
+    """The processes and servers that a fault may break."""
 
     def __init__(self, emulator: RemoteEmulator, speakers: int) -> None:
         self.emulator = emulator

@@ -28,7 +28,7 @@ _PATIENCE_S = 60.0
 
 
 def _name(error: Exception) -> str:
-    """What a user sees of an error, in short."""
+    """Return a short name of an error, as a user sees it."""
     if isinstance(error, ApiError):
         return f"ApiError {error.status_code}"
     return type(error).__name__

@@ -69,7 +69,8 @@ class Voice(websocket.Connection):
         self._text = 0
         """Characters that were not flushed."""
         self._turns: deque[list[int]] = deque()
-        """Of each turn that was flushed: its characters, and the frames that are not sent."""
+        """The number of characters, and of frames that are not sent yet, of each turn that was
+        flushed."""
         self._timer: asyncio.TimerHandle | None = None
         self._next_at = 0.0
         self._frames = 0

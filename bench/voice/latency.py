@@ -97,7 +97,7 @@ class Listener:
 
 @dataclass
 class Setup:
-    """What a measurement consists of."""
+    """The parts of a measurement."""
 
     broker: Broker
     speaking: Speaking

@@ -72,7 +72,7 @@ class Statistics:
 
 
 class Ear:
-    """What receives the audio of one session."""
+    """The receiver of one session's audio."""
 
     def __init__(self, statistics: Statistics) -> None:
         self._statistics = statistics

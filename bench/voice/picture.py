@@ -62,7 +62,7 @@ _STYLE = """
 
 
 class Recording(NamedTuple):
-    """What was recorded. Times are in seconds of the recording."""
+    """A recording of speech that is interrupted. Times are in seconds of the recording."""
 
     samples: npt.NDArray[np.int16]
     first: float
@@ -76,7 +76,7 @@ class Recording(NamedTuple):
     heard: list[tones.TimedWord]
     """The words that are complete in the recording."""
     spoken: str
-    """What the event says was heard, and below what was not."""
+    """The text that was heard according to the event; `remaining` is the text that was not."""
     remaining: str
     estimated: bool
 
