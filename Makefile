@@ -22,10 +22,10 @@ $(VENV)/.local: $(BIN)/python pyproject.toml Makefile
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[local,gateway]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.local
-	@echo "installing what the tests need ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@touch $@
+$(VENV)/.dev: $(BIN)/python pyproject.toml Makefile
+	@echo "installing natterjack, the embedded engines and what the tests need (1.5 GB on disk, once) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local,gateway,dev]'
+	@touch $(VENV)/.local $@
 
 demo: $(VENV)/.local ## everything from nothing: speech in, captions out; and back, with ARGS=--voice
 	@$(BIN)/natterjack demo $(ARGS)
@@ -33,7 +33,7 @@ demo: $(VENV)/.local ## everything from nothing: speech in, captions out; and ba
 up: $(VENV)/.local ## keep a whole stack running, with its page in the browser: ARGS=--open opens it
 	@$(BIN)/natterjack up $(ARGS)
 
-system-packages: ## what the tests want from Debian (installs it if root, else says so)
+system-packages: | $(BIN)/python ## what the tests want from Debian (installs it if root, else says so)
 	@sh tests/system_packages.sh
 
 check: $(VENV)/.dev ## while you work: format, rules, types, and all tests that start neither a process nor the engine
@@ -52,11 +52,13 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, and what looks at the chart, images, 
 	$(BIN)/ruff check .
 	@$(MAKE) --no-print-directory -j 2 types lint-docs lint-deploy lint-clients
 
-# Of its own: it pins versions of what the rest of the project uses too.
+# An environment of its own: it pins versions of what the rest of the project uses too. Most of its modules
+# are never imported, so none is compiled before that.
 $(VENV)-checkov/.done: tests/deploy/checkov.txt | $(BIN)/python
 	@echo "installing checkov (290 MB, once) ..."
 	$(BIN)/python -m venv $(VENV)-checkov
-	$(VENV)-checkov/bin/python -m pip install --quiet --disable-pip-version-check -r tests/deploy/checkov.txt
+	$(VENV)-checkov/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --no-compile -r tests/deploy/checkov.txt
 	@touch $@
 
 lint-deploy: $(VENV)/.dev $(VENV)-checkov/.done
@@ -76,7 +78,12 @@ lint-docs: $(VENV)/.dev
 unit: $(VENV)/.dev system-packages ## the tests alone
 	$(BIN)/pytest -n 6 --dist worksteal $(ARGS)
 
-test: $(VENV)/.dev system-packages lint unit ## what CI runs
+# Each installation uses one processor and waits for downloads, so they run beside one another.
+.PHONY: installed
+installed:
+	@$(MAKE) --no-print-directory -j 3 $(VENV)/.dev $(VENV)-checkov/.done system-packages
+
+test: installed lint unit ## what CI runs
 	@$(BIN)/python -m tests.ranges --skip-installed
 
 test-ranges: $(VENV)/.dev ## the connection tests with the oldest and the newest nats-py and aiohttp allowed
