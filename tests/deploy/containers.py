@@ -155,11 +155,10 @@ def images() -> Podman:
                 _make_base(containers)
             recipe = ("-f", ROOT / "deploy" / "Dockerfile", ROOT)
             for program, image in IMAGES.items():
-                # The tag of the builder keeps its layers for the next run.
-                builder = f"{program}-builder"
-                containers.build("--target", builder, "-t", f"natterjack-{builder}", *recipe)
                 containers.build("--target", program, "-t", image, *recipe)
-            containers.run("podman", "image", "prune", "--force", check=False)
+            # Younger layers are left for the next run.
+            prune = ("podman", "image", "prune", "--force", "--filter", "until=24h")
+            containers.run(*prune, check=False)
             built.write_text(run)
     return containers
 
