@@ -68,7 +68,8 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """What is imported and collected stays: the garbage collector need not look at it."""
+    """Exempt all that is imported and collected from garbage collection, since it stays until the
+    end."""
     gc.disable()
     try:
         return (yield)

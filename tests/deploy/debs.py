@@ -29,8 +29,9 @@ mount --bind /dev dev
 echo ready
 exec sleep infinity
 """
-# Of this machine it has no device but /dev/null and the like, no network, and only its own control
-# groups; kernel settings are read-only. A process of systemd mounts credentials of units in /run.
+# The copy has no device of this machine but /dev/null and the like, no network, and only its own
+# control groups; kernel settings are read-only. A process of systemd mounts credentials of units in
+# /run.
 _BOOT = """
 mount -t tmpfs tmpfs dev
 mkdir dev/pts dev/shm

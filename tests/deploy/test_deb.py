@@ -96,7 +96,7 @@ def test_a_purge_keeps_audio_keys_and_what_was_changed_and_says_so(
 
 
 def shown(machine: Machine, *command: str) -> dict[str, str]:
-    """What systemd says of the unit."""
+    """Return the properties of the unit, as systemd shows them."""
     done = machine.run(*command, "show", "natterjack-edge-run")
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 

@@ -74,7 +74,7 @@ def test_there_is_one_for_each_program() -> None:
 
 @pytest.mark.parametrize("path", EDGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_an_edge_is_started_again_unless_a_setting_is_wrong(path: Path) -> None:
-    """What another start does not cure has exit status 2, and nothing else has it."""
+    """Faults that another start does not cure, and no others, have exit status 2."""
     assert values(path, "Restart") == ["always"]
     assert values(path, "RestartPreventExitStatus") == ["2"]
     assert "StartLimitIntervalSec=0" in path.read_text().partition("\n[Service]\n")[0]

@@ -30,7 +30,7 @@ FILES = [
 
 
 def written(words: list[str]) -> AudioFormat | None:
-    """What ffmpeg writes; None if one of the three options is missing."""
+    """Return the format that ffmpeg writes; None if one of the three options is missing."""
     options = dict(pairwise(words))
     try:
         return AudioFormat(_ENCODINGS[options["-f"]], int(options["-ar"]), int(options["-ac"]))
@@ -39,7 +39,7 @@ def written(words: list[str]) -> AudioFormat | None:
 
 
 def expected(edge: str) -> AudioFormat:
-    """What `natterjack-edge` reads with these arguments."""
+    """Return the format that `natterjack-edge` reads with these arguments."""
     with pytest.MonkeyPatch.context() as patch:
         for field in StdinSettings.model_fields:
             patch.delenv(f"EDGE_STDIN_{field.upper()}", raising=False)

@@ -42,7 +42,7 @@ FILES = {
     "a.avi": ["-c:a", "adpcm_ima_wav", "-c:v", "mpeg4"],
     "a.wav": ["-c:a", "adpcm_yamaha"],
 }
-"""What libsndfile does not read, with the arguments that encode it."""
+"""Files that libsndfile does not read, with the arguments that encode them."""
 
 
 @pytest.fixture(params=DECODERS)

@@ -207,7 +207,7 @@ async def test_a_session_that_is_resumed_on_a_full_disk_after_a_power_cut(
 async def test_numbers_that_were_used_from_memory_are_never_used_again(
     disk: Disk, sent: int
 ) -> None:
-    """What was sent from memory is a hole on disk, which the stream has."""
+    """Chunks that were sent from memory are a hole on disk; the stream has them."""
     keeper, backlog = await kept(disk)
     for index in range(100):
         backlog.put(chunk(index))

@@ -1,4 +1,4 @@
-"""What modules of the edge import: no more than a capture needs, and nothing that Windows lacks."""
+"""Modules of the edge import no more than a capture needs, and nothing that Windows lacks."""
 
 from __future__ import annotations
 

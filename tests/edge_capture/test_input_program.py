@@ -1,4 +1,4 @@
-"""What is wrong with the input is in the log of the program."""
+"""The program logs the findings about its input."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ async def test_a_microphone_that_delivers_nothing_ends_its_session(
 
 
 LOST = r"microphone 'default' (is gone|has delivered no audio for 5 s)"
-"""What the program says when the sound server was killed. libpulse does not always notice it."""
+"""The program's message after the sound server was killed. libpulse does not always notice it."""
 
 
 async def lost(edge: Edge) -> None:

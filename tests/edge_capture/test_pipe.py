@@ -21,7 +21,7 @@ async def heard(source: PipeSource) -> list[int]:
 
 
 async def test_a_writer_that_comes_while_the_pipe_ends_loses_nothing(tmp_path: Path) -> None:
-    """What it writes before and after the end is for the next source, which opens it again."""
+    """The next source opens the pipe again, and reads all that came before and after the end."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
 

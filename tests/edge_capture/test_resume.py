@@ -436,7 +436,7 @@ async def test_a_microphone_that_is_not_there_yet_resumes_its_session(
     sound_server: SoundServer,
     spool: Path,
 ) -> None:
-    """What the last run has left is sent before, and the center sees what the edge waits for."""
+    """The rest of the last run is sent before, and the center sees what the edge waits for."""
     arguments = ("mic", "--spool", spool, "--resume", "--agent", "room")
     edge = start_edge(*arguments, environment=sound_server.environment)
     await some_chunks(ready_broker)

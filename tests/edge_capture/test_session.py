@@ -1,4 +1,4 @@
-"""What a session tells about itself."""
+"""A session reports how much of its audio is waiting."""
 
 from __future__ import annotations
 

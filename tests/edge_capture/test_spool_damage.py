@@ -1,5 +1,5 @@
-"""Whatever happens to the files of a spool: what was recorded is sent or kept, and what cannot be
-sent is reported."""
+"""Recorded audio is sent or kept, and audio that cannot be sent is reported, however the files of a
+spool are damaged."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_what_was_recorded_is_sent_or_kept(
         for seq, one in sent.items():
             if one.payload:
                 assert one.payload == chunk(seq).payload
-        # Of files that end or are absent, nobody can tell whether there was more.
+        # If files are cut short or missing, nobody can tell whether there was more.
         if lost and kind in ("flipped", "zeros", "garbage", "directory") and lost != [COUNT - 1]:
             assert reported, f"{lost} were neither sent nor reported"
 

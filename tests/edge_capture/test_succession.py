@@ -1,4 +1,4 @@
-"""What follows the end of a session: decided without a broker."""
+"""The step after the end of a session is decided without a broker."""
 
 from __future__ import annotations
 

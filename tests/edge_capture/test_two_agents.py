@@ -157,7 +157,7 @@ async def test_of_agents_that_start_together_exactly_one_captures(
         winner = await one_left(edges)
         for loser in edges:
             if loser is not winner:
-                # Of three, one may have refused another before it was refused itself.
+                # If there are three, one may have refused another before it was refused itself.
                 others = [edge for edge in edges if edge is not loser]
                 await refused(loser, *others, speaker=f"s{number}")
         await publishes(ready_broker, winner)
@@ -228,7 +228,7 @@ async def test_an_agent_that_starts_during_an_outage_does_not_get_ahead(
     assert re.match(r"; it captured \d+\.\d s before it reached NATS; the spool keeps them;", rest)
     assert await first.exit_code() == 0, first.stderr
     await check_whole(ready_broker, first, speech)
-    # What it captured can be sent when the key is free.
+    # The audio that it captured can be sent when the key is free.
     sending = start_edge("send", "--spool", tmp_path / "spool")
     assert await sending.exit_code() == 0, sending.stderr
     assert set(await by_session(ready_broker)) == {

@@ -156,7 +156,7 @@ async def test_the_captions_page_shows_each_line_once_over_a_restart_of_the_brok
 async def captions(
     client: aiohttp.ClientSession, port: int
 ) -> AsyncIterator[list[list[list[Any]]]]:
-    """What a viewer is shown, one list of captions after another."""
+    """Yield the captions that a viewer is shown, as one list of captions for each update."""
     shown: list[list[list[Any]]] = [[]]
 
     async def connect() -> aiohttp.ClientResponse | None:

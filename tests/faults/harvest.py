@@ -78,12 +78,12 @@ class Settings:
     """How many processes stand still until others have taken over, and then go on."""
     sessions: int
     finals: int = 40
-    """Of each session."""
+    """The number of finals in each session."""
     pause: float = 0.5
     """Average seconds between two finals of a session."""
     processes: int = 3
     replicas: int = 1
-    """Of the streams."""
+    """The number of replicas of the streams."""
     seed: int = 0
 
 

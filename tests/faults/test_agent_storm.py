@@ -184,7 +184,7 @@ def test_a_pipe_waits_for_a_slow_reader_and_notes_when_there_is_none(tmp_path: P
 
 
 def _read_and_write(reader: int, pipe: Pipe) -> bytes:
-    """What a reader gets before the writer writes on."""
+    """Read from the pipe, and then let the writer write on. Return the bytes that were read."""
     try:
         found = os.read(reader, 65_536)
     except BlockingIOError:

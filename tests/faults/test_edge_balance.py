@@ -1,4 +1,4 @@
-"""What the table of an edge's faults counts as lost, doubled or named. Nothing is started."""
+"""The table of an edge's faults counts words as lost, doubled or in a gap. Nothing is started."""
 
 from __future__ import annotations
 

@@ -125,9 +125,9 @@ class Programs:
         self._listener = listener
         self._going = True
         self.events: list[DurableEvent] = []
-        """What `listen()` yielded."""
+        """The events that `listen()` yielded."""
         self.words: list[str] = []
-        """What was said so far."""
+        """The words that were said so far."""
 
     def reconnected(self) -> list[int]:
         """How often each program has reconnected."""

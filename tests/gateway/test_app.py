@@ -1,4 +1,4 @@
-"""What the gateway checks before it listens."""
+"""The gateway checks its settings before it listens."""
 
 from __future__ import annotations
 

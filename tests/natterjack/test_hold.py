@@ -1,4 +1,4 @@
-"""What edges say about their hold on a key, and which of two keeps it."""
+"""Messages in which edges report their hold on a key, and the choice between two holds."""
 
 from __future__ import annotations
 
@@ -139,9 +139,9 @@ def make(agent: str, since: int, publishing: bool, request_sequence: int | None 
         # Whoever publishes keeps the key, whatever the clocks say.
         (make("a", 60, True, 5), make("b", 0, False)),
         (make("a", 60, True), make("b", 0, False)),
-        # Of two that ask, the earlier one.
+        # The earlier one of two that ask keeps it.
         (make("a", 0, False), make("b", 1, False)),
-        # Of two that publish, the one that took over, whatever the clocks say.
+        # The one that took over keeps it, if both publish, whatever the clocks say.
         (make("a", 0, True, 9), make("b", 60, True, 5)),
         (make("a", 60, True, 9), make("b", 0, True, 5)),
         (make("a", 60, True, 9), make("b", 0, True)),

@@ -48,7 +48,7 @@ QUIET_CHUNK = 42
 
 
 def _pause(speaker: Speaker, before: int | None = QUIET_CHUNK) -> Callable[[int], None]:
-    """What a speaker calls with each chunk, to pause before one of them."""
+    """Return the function that a speaker calls with each chunk; it pauses before chunk `before`."""
 
     def before_chunk(seq: int) -> None:
         if seq == before:
@@ -127,7 +127,7 @@ async def test_a_session_of_any_provider_is_cut_off_between_words(
     ready_broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    """Whatever times its words have."""
+    """The cutoff is between words for any times that providers give to words."""
     async with load(provider)() as emulator:
         worker = WorkerProcess(nats_server.url, emulator.url, **environment(provider, emulator))
         await worker.start()
@@ -280,7 +280,7 @@ async def test_a_successor_that_is_requested_before_its_session_has_ended(
 async def test_the_audio_of_a_successor_has_expired_in_part(
     start_worker: StartWorker, ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    """What is gone is a gap of the successor, from its first frame on."""
+    """The audio that is gone is a gap of the successor, from its first frame on."""
     worker = await start_worker(WORKER_IDLE_SECONDS="1", WORKER_HOLE_SECONDS="0.5")
     speaker = Speaker(broker_settings, 60, successor=new_id())
     speaking = asyncio.create_task(speaker.speak(before_chunk=_pause(speaker)))
@@ -340,7 +340,7 @@ ODD_REQUESTS: dict[str, tuple[dict[str, object], str]] = {
     "session-too-far": ({"start_position": 2**53}, "bad request: start_position"),
     "session-itself": ({"continues": "session-itself"}, "bad request: "),
 }
-"""What differs from a successor's request, by session; and the reason why the session ends."""
+"""Differences from a successor's request, by session, and the reason why the session ends."""
 
 
 async def test_odd_requests_end_and_hurt_no_other_session(

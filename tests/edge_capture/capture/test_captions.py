@@ -46,7 +46,7 @@ async def server(tmp_path: Path, processes: None) -> AsyncIterator[ServerWithUse
 async def shown(
     server: ServerWithUsers, user: User, key: SessionKey = KEY
 ) -> AsyncIterator[tuple[io.StringIO, asyncio.Task[None]]]:
-    """What `user` sees of a session, and the task that shows it."""
+    """Yield the captions of a session that `user` sees, and the task that shows them."""
     out, link = io.StringIO(), Link(server.settings(user))
     async with asyncio.TaskGroup() as tasks:
         connecting = tasks.create_task(link.run())
@@ -58,7 +58,7 @@ async def shown(
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What captions have said."""
+    """Return the log messages of the captions."""
     return [r.message for r in caplog.records if r.name == captions_module.__name__]
 
 

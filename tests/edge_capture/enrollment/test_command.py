@@ -1,4 +1,4 @@
-"""What a command does with the identity of an enrolled machine."""
+"""Commands use the identity of an enrolled machine, or enroll the machine."""
 
 from __future__ import annotations
 

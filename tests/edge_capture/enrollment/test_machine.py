@@ -1,4 +1,4 @@
-"""What tells a clone from the machine it was made of."""
+"""A clone is distinguished from the machine that it was made from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gets a key: every order of events, with simulated agents and no broker."""
+"""Exactly one agent gets a key, in every order of events: simulated agents, and no broker."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_in_every_order_exactly_one_agent_is_left(
 def test_an_agent_that_answers_in_time_keeps_its_key(
     events: list[tuple[str, int]], clocks: list[int]
 ) -> None:
-    """Whatever its clock says, and however often the others try."""
+    """It keeps the key whatever its clock says, and however often the others try."""
     room = Room(clocks)
     for event, number in events:
         agent = room.agents[number]

@@ -57,7 +57,7 @@ def test_wrong_samples_are_replaced_and_no_others(
     for frame, channel in places:
         untouched[frame, channel] = False
     assert (found == right.astype(np.float32))[untouched].all()
-    # What replaces them is near.
+    # The replacements are near the right samples.
     assert np.abs(found - right)[~untouched].max(initial=0) < max(level, 1e-9) * 2
 
 

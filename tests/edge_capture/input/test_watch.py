@@ -202,7 +202,7 @@ def test_short_audio_is_judged_at_its_end() -> None:
     assert summary(watched(np.zeros((3 * RATE, 1), np.int16), finish=True)) == [(DEAD, True, 0)]
     assert watched(pcm(LONG[: 3 * RATE, 0]), finish=True) == []
     assert watched(np.zeros((1000, 1), np.int16), finish=True) == []
-    # What was found before is not found again.
+    # A finding that continues is not found again.
     assert len(watched(np.zeros((15 * RATE, 1), np.int16), finish=True)) == 1
 
 

@@ -1,5 +1,5 @@
-"""What a worker does for a player, as far as the tests of players need it: it publishes speech
-ahead, and again what a player lacks."""
+"""The part of a worker that the tests of players need: it publishes speech ahead, and publishes
+again the chunks that a player lacks."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def test_positions_are_those_of_the_session(rate: int) -> None:
 
 
 def test_each_utterance_is_whole() -> None:
-    """What the resampler keeps back belongs to the utterance, also if its end is missing."""
+    """The frames that the resampler keeps back belong to the utterance, even if its end is
+    missing."""
     converter = Converter(8000, 16_000)
     blocks = converter.convert(chunk(0, end=True))
     assert sum(len(block.audio) for block in blocks) == 320

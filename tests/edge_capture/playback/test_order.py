@@ -179,7 +179,8 @@ def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @st.composite
 def deliveries(draw: st.DrawFn) -> tuple[list[Chunk], list[Chunk]]:
-    """What two leases of a session publish, as it arrives, and what the stream stores of it."""
+    """Draw the chunks of two leases of a session as they arrive, and the chunks that the stream
+    stores."""
     stored: list[Chunk] = []
     arriving: list[Chunk] = []
     for epoch in (1, 2):

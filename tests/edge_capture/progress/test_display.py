@@ -1,4 +1,4 @@
-"""What an edge shows on terminals of all kinds, and elsewhere."""
+"""The display of an edge on terminals of all kinds, and its output elsewhere."""
 
 from __future__ import annotations
 

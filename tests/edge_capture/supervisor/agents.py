@@ -109,5 +109,5 @@ def joined(recordings: list[Recording]) -> npt.NDArray[np.int16]:
 
 
 def counting(samples: int) -> npt.NDArray[np.int16]:
-    """What a Counter has written."""
+    """Return the first samples that a Counter writes."""
     return np.arange(samples).astype(np.int16)

@@ -1,4 +1,4 @@
-"""What is told of a source before it has audio."""
+"""A plan finds problems of a source before the source has audio."""
 
 from __future__ import annotations
 

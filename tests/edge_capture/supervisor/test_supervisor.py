@@ -82,7 +82,7 @@ async def test_a_source_goes_on_whatever_happens_to_others(
         with pytest.raises(SteeringError, match="agent cannot be changed by a reload"):
             await agent.reload()
 
-        # What is captured stays the same: new sessions begin with the next sample.
+        # The audio is captured without a break: new sessions begin with the next sample.
         config.write_text(
             text.replace('"1"', '"2"').replace("broken", "quiet")
             + source("late", "command", 'command = ["sleep", "60"]')
@@ -308,7 +308,7 @@ async def test_flac_recordings_and_captions_are_keys_of_the_file(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of each take by itself: a rotation begins another recording and shows other captions."""
+    """They apply to each take: a rotation begins another recording and shows other captions."""
     a, b = counters
     keys = ('conversation = "room-{source}-%H%M%S"', 'publish_encoding = "flac"')
     config.write_text(

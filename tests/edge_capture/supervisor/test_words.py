@@ -1,4 +1,4 @@
-"""What `natterjack-edge run` says names what `run` has: keys of its file, not flags of others."""
+"""Messages of `natterjack-edge run` name the keys of its file, not the flags of other commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHERS = {
     "transcript.py",
 }  # fmt: skip
 OTHER_ROOMS = ("check/", "enrollment/", "options/", "playback/")
-"""What `run` does not use."""
+"""Packages that `run` does not use."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 MODULES = [
     path

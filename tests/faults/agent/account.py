@@ -60,7 +60,7 @@ class Take:
 
 @dataclass
 class Account:
-    """What became of one source."""
+    """The result of one source."""
 
     source: str
     words: Words = field(default_factory=Words)

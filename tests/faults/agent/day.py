@@ -53,7 +53,7 @@ _MAX_LINES = 200
 
 @dataclass
 class Session:
-    """What was published of one session."""
+    """The audio that was published of one session."""
 
     key: SessionKey
     session_id: str
@@ -76,7 +76,7 @@ class Session:
 
 @dataclass
 class Outcome:
-    """What a day came to."""
+    """The result of a day."""
 
     hours: float
     seconds: float = 0.0
@@ -88,7 +88,7 @@ class Outcome:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong with it."""
+        """Descriptions of all that is wrong with the result."""
         found = [] if self.exit_code == 0 else [f"exit status {self.exit_code}"]
         wanted = round(self.hours * _HOUR * RATE)
         for source, sessions in sorted(self.sessions.items()):

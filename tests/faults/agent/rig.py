@@ -302,7 +302,7 @@ class AgentRig:
                 self.unread_seconds = max(self.unread_seconds, end - begin)
 
     def words(self, source: str) -> list[TimedWord]:
-        """What was said at a source."""
+        """Return the words that were said at a source."""
         voice = self.voices[source]
         if isinstance(voice, Voice):
             return voice.said

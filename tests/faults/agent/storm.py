@@ -40,7 +40,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Outcome:
-    """What became of the agent and its sources."""
+    """The result of a storm, for the agent and its sources."""
 
     accounts: list[Account]
     faults: Counter[str]

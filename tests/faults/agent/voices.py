@@ -38,7 +38,7 @@ class Voice:
         self._next = first
         self._speaking = False
         self.said: list[tones.TimedWord] = []
-        """What was said, with times by the boot clock."""
+        """The words that were said, with times by the boot clock."""
         self._word_ended = asyncio.Event()
 
     def go_on(self) -> None:

@@ -30,7 +30,7 @@ from .balance import HEAD, Result
 from .program import PROGRAMS, Program
 
 _PRIORITY = -10
-"""Of the instruments, so that a busy machine delays the edge and not what measures it."""
+"""Priority of the instruments, so that a busy machine delays the edge and not its measurement."""
 _RESULT = TypeAdapter(Result)
 
 

@@ -26,7 +26,7 @@ _ANCHORS = 8
 
 @dataclass
 class Words:
-    """What became of the words that the microphone heard."""
+    """The balance of the words that the microphone heard."""
 
     played: int = 0
     heard: int = 0

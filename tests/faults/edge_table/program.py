@@ -14,7 +14,7 @@ PROGRAMS: tuple[Program, ...] = get_args(Program)
 
 @dataclass(frozen=True)
 class Options:
-    """What an edge is told beside its key. What is None has its default."""
+    """Options of an edge, beside its key. An option that is None has its default."""
 
     spool: str | None = None
     """A directory below the row's own one."""

@@ -217,7 +217,7 @@ class Rig:
         return "\n".join([*lines, *self._last_lines(), stacks])
 
     async def _stacks(self) -> str:
-        """What every thread of the edge does."""
+        """Return the stacks of all threads of the edge."""
         path = suspended.stacks_of(self._clock, self.edge.process.pid)
         self.edge.process.send_signal(suspended.SHOW_STACKS)
         seen = [""]
@@ -288,7 +288,7 @@ class Rig:
         return (times[1] - times[0]).total_seconds() if len(times) > 1 else 0.0
 
     def _last_lines(self) -> list[str]:
-        """What the agent warned of, and how its log ends."""
+        """Return the agent's warnings, and the last lines of its log."""
         log = log_of(self.edge)
         warnings = [entry for entry in log[:-_LAST_LINES] if entry["level"] != "info"]
         left_out = len(warnings) - _WARNINGS

@@ -97,7 +97,7 @@ class Starts:
 
 @dataclass
 class _Piece:
-    """What was recorded without a break."""
+    """A part of the recording without a break."""
 
     start: float = float("inf")
     """When its first sample was delivered, by the boot clock."""
@@ -125,7 +125,7 @@ class Recorder:
                 while data := await process.stdout.read(65_536):
                     piece.audio += data
                     seconds = len(piece.audio) / 2 / _RATE
-                    # What was delayed the least tells the time best.
+                    # The data that was delayed the least gives the best time.
                     piece.start = min(piece.start, boot_time() - seconds)
             finally:
                 if piece.audio:
@@ -145,7 +145,8 @@ class Recorder:
         return sum(len(piece.audio) for piece in self._pieces) / 2 / _RATE
 
     def words(self) -> Iterator[tones.TimedWord]:
-        """What the microphone said, with times by the boot clock. To be called after the end."""
+        """Yield the words that the microphone heard, with times by the boot clock. To be called
+        after the end."""
         for piece in self._pieces:
             decoder = tones.Decoder(_RATE)
             audio = bytes(piece.audio)

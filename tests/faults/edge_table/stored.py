@@ -1,4 +1,5 @@
-"""What the broker has stored of one tenant's edges: events, and where each chunk of audio is."""
+"""The messages that the broker has stored of one tenant's edges: events, and the place of each
+chunk of audio."""
 
 from __future__ import annotations
 

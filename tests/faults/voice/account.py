@@ -32,7 +32,7 @@ more that it has, and the worker cannot know."""
 
 @dataclass
 class Said:
-    """What the application has said in one call."""
+    """A text that the application has said in one call."""
 
     text: str
     cut: bool = False

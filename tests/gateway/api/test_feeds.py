@@ -12,7 +12,8 @@ from ...waiting import until
 
 
 async def test_feeds_that_nobody_views_are_bounded(ready_broker: Broker) -> None:
-    """Whoever opens one conversation after another does not make the gateway read all of them."""
+    """A client that opens one conversation after another does not make the gateway read all of
+    them."""
     feeds = Feeds(ready_broker, 10)
     since = datetime.now(UTC)
     try:

@@ -68,7 +68,7 @@ class Talker(ABC):
     @property
     @abstractmethod
     def broken(self) -> object:
-        """What the client says of a broken connection; nothing if it is whole."""
+        """The client's error about a broken connection; a false value if it is whole."""
 
 
 class FluxTalker(Talker):
@@ -139,7 +139,7 @@ class ListenTalker(Talker):
         self._keeping = asyncio.create_task(self._keep_alive())
 
     async def _keep_alive(self) -> None:
-        """What an application does while it has no audio."""
+        """Send keepalives, as an application does while it has no audio."""
         while True:
             await asyncio.sleep(3)  # the interval of keepalives
             await self.connection.send_keep_alive()

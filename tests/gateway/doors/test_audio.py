@@ -1,4 +1,4 @@
-"""What clients of the doors may send: raw encodings, containers, and what is neither."""
+"""Clients of the doors may send raw encodings and containers; other bytes are refused."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ async def locked(
 
 
 class Watch:
-    """What goes wrong in the pages of a test, and what they ask for."""
+    """A record of the errors in the pages of a test, and of their requests."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []

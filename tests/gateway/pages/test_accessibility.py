@@ -1,4 +1,4 @@
-"""What axe-core finds: contrast, names, roles, order, in both themes."""
+"""axe-core finds no problem: contrast, names, roles and order, in both themes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.process
 
 
 async def violations(page: Page) -> list[str]:
-    """What axe-core finds on the page as it is now."""
+    """Return the problems that axe-core finds on the page in its present state."""
     await page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text())
     return await page.evaluate(  # type: ignore[no-any-return]
         """async () => {

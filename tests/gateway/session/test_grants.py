@@ -1,4 +1,4 @@
-"""What a client's session is, from what it wants and what its key says."""
+"""A client's session is made from the client's wishes and the grant of its key."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ async def test_tail_on_a_terminal_keeps_apart_who_speaks_at_once(
 async def test_tail_on_a_narrow_terminal_without_color(
     ready_broker: Broker, nats_server: EmbeddedServer, no_color: str
 ) -> None:
-    """Of each open session, one row: conversation, speaker and the end of what it says."""
+    """Each open session has one row: conversation, speaker and the end of the interim text."""
     client, js = ready_broker.client, ready_broker.client.jetstream()
     environment = {"COLUMNS": "24", "LINES": "12", "TERM": "xterm", "NO_COLOR": no_color}
 

@@ -21,7 +21,7 @@ class ToadSettings(BaseSettings):
 
 
 class Toad:
-    """What the command reads of a voice."""
+    """A voice, with the attributes that the command reads."""
 
     Settings = ToadSettings
     capabilities = VoiceCapabilities(sample_rates=(8000, 16_000), price_per_1000_characters=0.03)

@@ -364,8 +364,8 @@ _EVENTS = some.one_of(
     some.integers(4, 30),
 )
 def test_rows_never_break(script: list[Event | int], columns: int, lines: int) -> None:
-    """Whatever is said, in a terminal of any width that changes: the finals are in order above at
-    most half a terminal of rows that are one line each, and nothing else is left on it."""
+    """The finals are in order, above at most half a terminal of rows that are one line each, and
+    nothing else is left: for any events, in a terminal whose width changes."""
     out, above = Screen(columns), io.StringIO()
     environment = {"COLUMNS": str(columns), "LINES": str(lines)}
     with mock.patch.dict(os.environ, environment):

@@ -18,7 +18,7 @@ from tests.worker.programs import Speaker, StartWorker, closed, queue_empty, spo
 
 
 def words_of(transcript: Transcript, speaker: str) -> list[str]:
-    """What a speaker says, in the form of the vocabulary."""
+    """Return the words of a speaker, in the form of the vocabulary."""
     return [
         tones.plain(word)
         for line in transcript.lines

@@ -217,7 +217,7 @@ async def test_a_batch_has_events_of_many_sessions_in_order(
             await delivery.ack()
         async with within(30):
             second = await anext(deliveries.batches(10, 0.5))
-        # What had followed it in the batch was acknowledged, and comes again all the same.
+        # The events of b that followed it in the batch were acknowledged, and are delivered again.
         assert [one for one in ids(second) if "-b:" in one] == [f"session-b:{n}" for n in range(4)]
         assert len(second) == 5
         assert "session-c:3" in ids(second)

@@ -35,7 +35,7 @@ def test_the_reply_subject_tells_where_a_message_is(reply: bytes) -> None:
 
 
 class Requests:
-    """What is asked for at a consumer."""
+    """The requests that a consumer receives."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []

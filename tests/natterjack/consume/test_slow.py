@@ -1,4 +1,4 @@
-"""What a reader that stands still costs: nothing to others, and nothing of what it reads later."""
+"""A reader that stands still does not affect others, and misses nothing when it goes on."""
 
 from __future__ import annotations
 

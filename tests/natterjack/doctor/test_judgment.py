@@ -1,4 +1,4 @@
-"""What the checks of `natterjack doctor` decide by: versions, rights, clocks, space, the table."""
+"""Judgments of `natterjack doctor`: versions, rights, clocks, space, and the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nats-server makes of users.conf: streams of before, and accounts that it knows better."""
+"""nats-server with JWTs in users.conf: it keeps earlier streams, and accounts that are newer."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Run:
             "GATEWAY_HTTP_PORT": "0", **(environment or {}), name: value,
         }  # fmt: skip
         self._forked: str | None = None
-        """What is forked, whose variables the system does not show."""
+        """Name of the forked program, whose variables the system does not show."""
         self._ours, theirs = pty.openpty() if terminal else os.pipe()
         if terminal:
             fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
@@ -116,7 +116,7 @@ class Run:
 
     @property
     def text(self) -> str:
-        """What it has printed, without control sequences."""
+        """The output so far, without control sequences."""
         self._read()
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", self.output)
 
@@ -194,7 +194,7 @@ class Run:
         return time.monotonic() - started
 
     def files(self) -> list[str]:
-        """What lies in the folder for temporary files."""
+        """Return the names of the files in the folder for temporary files."""
         return sorted(path.name for path in self.folder.iterdir())
 
     async def clean_up(self) -> None:
@@ -210,7 +210,7 @@ class Run:
 
 
 def _name(words: list[str]) -> str:
-    """What a command line runs, in one word."""
+    """Return the name of the program that a command line runs, in one word."""
     names = [Path(word).name for word in words]
     for name in names[:6]:
         if name in _PROGRAMS:

@@ -1,4 +1,4 @@
-"""What the demo keeps of its session's events."""
+"""The demo shows why no provider serves its session."""
 
 from __future__ import annotations
 

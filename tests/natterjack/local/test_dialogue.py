@@ -1,4 +1,4 @@
-"""What the voice demo makes of events and reports: the account, and what counts as a failure."""
+"""The voice demo's account of a dialogue, and the problems that it counts as failures."""
 
 from __future__ import annotations
 

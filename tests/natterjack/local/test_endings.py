@@ -1,4 +1,4 @@
-"""What each command leaves behind, for each way to end it: no process, no file, and a word.
+"""Each command, however it is ended, leaves a word behind, and no process and no file.
 
 With the variable ENDINGS_TABLE, the rows are also written as a table to the file of that name.
 """
@@ -91,10 +91,10 @@ class Way(NamedTuple):
     kept: bool = False
     """Whether its temporary directory is kept."""
     when: str = READY
-    """What it says before."""
+    """Output that is awaited before the command is ended."""
     arguments: tuple[str, ...] = ()
     workers: int = 1
-    """Of `up`: two where one part is to end because of another of its kind."""
+    """Workers of `up`: two where one part is to end because of another of its kind."""
 
     def __str__(self) -> str:
         return self.ended_by

@@ -33,7 +33,7 @@ def test_the_port_of_the_gateway() -> None:
     assert gateway_variables({"GATEWAY_HTTP_PORT": str(free)}) == {"GATEWAY_HTTP_PORT": str(free)}
     assert gateway_variables({}, free) == {"GATEWAY_HTTP_PORT": str(free)}
     assert gateway_variables({}, ANY_PORT) == {"GATEWAY_HTTP_PORT": "0"}
-    # What is no port is the gateway's to refuse.
+    # The gateway itself refuses a value that is no port.
     assert gateway_variables({"GATEWAY_HTTP_PORT": "x"}) == {"GATEWAY_HTTP_PORT": "x"}
 
 

@@ -1,4 +1,4 @@
-"""Who has a port."""
+"""The owner of a port is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker publishes for a voice session, published by hand, and what it receives."""
+"""A worker's messages for a voice session, published by hand, and the messages that it receives."""
 
 from __future__ import annotations
 

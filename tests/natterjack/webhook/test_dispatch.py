@@ -39,7 +39,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 class Webhook:
-    """What runs in the block of `sending`."""
+    """The dispatcher that runs in the block of `sending`, with its counts."""
 
     def __init__(self, dispatcher: Dispatcher, metrics: WebhookMetrics, stopping: asyncio.Event):
         self.dispatcher, self.stopping = dispatcher, stopping

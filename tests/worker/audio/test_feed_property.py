@@ -470,7 +470,7 @@ class Restart(NamedTuple):
     """The server is killed, and another takes its place."""
 
     async def run(self, world: World) -> None:
-        # What has no acknowledgement may go down with the server; what comes before one does not.
+        # A message may be lost with the server, unless it or a later one is acknowledged.
         await Nonsense("none").run(world)
         before = world.edge.reconnects
         world.server.kill()

@@ -53,7 +53,7 @@ def test_loans_are_limited() -> None:
 
 
 def test_no_more_sessions_run_than_there_are_slots() -> None:
-    """Whatever sessions do, and whenever the worker claims."""
+    """The limit holds for any sequence of events, whenever the worker claims."""
     for seed in range(tried(200)):
         choose, slots = random.Random(seed), Slots(3)
         running = held = 0

@@ -1,4 +1,4 @@
-"""What a worker makes of budgets and usage, without a broker."""
+"""A worker applies budgets and usage, without a broker."""
 
 from __future__ import annotations
 

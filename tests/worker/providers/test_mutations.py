@@ -41,7 +41,7 @@ def mutations(recording: Recording) -> Iterator[Mutation]:
 
 
 class Outcome(NamedTuple):
-    """What a session gets of a stream."""
+    """The result of a stream for its session."""
 
     words: list[str]
     """Words of the finals that were published."""
@@ -99,7 +99,7 @@ def _places(outcome: Outcome) -> list[tuple[str, float]]:
 
 
 def problem(recording: Recording, plain: Outcome, mutation: Mutation) -> str | None:
-    """What is wrong with the outcome of a mutation; None if nothing is."""
+    """Describe the problem with the outcome of a mutation; None if there is none."""
     outcome = play(recording, mutation)
     expected = plain.words
     if outcome.error is not None:

@@ -107,7 +107,7 @@ def test_the_record_and_the_account_agree() -> None:
         (RemoteProtocolError("p", "?"), None, (2.0, 9.0)),
         # Its times are known: what follows is sent again.
         (RemoteProtocolError("p", "?", readable=Final("toad", 1.0, 3.0)), (2.0, 5.0), None),
-        # What comes before them may have been another final.
+        # The audio before it may have been another final.
         (RemoteProtocolError("p", "?", readable=Final("toad", 2.0, 3.0)), (4.0, 5.0), (2.0, 4.0)),
         # It may be anywhere in the audio.
         (

@@ -258,7 +258,7 @@ def test_the_audio_of_a_chain_of_sessions_is_known() -> None:
     assert not takeover.continued(second, third.model_copy(update={"audio_of": "session-1"}))
 
 
-# What the former holder has used
+# The usage of the former holder
 
 
 def usage(sent: float) -> ProviderUsage:

@@ -151,7 +151,7 @@ class Player:
     def __init__(self, broker: Broker, spec: VoiceSpec, speed: float) -> None:
         self._broker, self._spec, self._speed = broker, spec, speed
         self.audio = bytearray()
-        """What was played."""
+        """The audio that was played."""
         self.cuts = 0
         self.missing: int | None = None
         self.stop_at: int | None = None

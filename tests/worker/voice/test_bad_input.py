@@ -1,5 +1,5 @@
-"""What a voice session does with input that is wrong, strange or hostile: it says what it does not
-speak, speaks the rest, and hurts no other session."""
+"""A voice session gets input that is wrong, strange or hostile. It reports the text that it does
+not speak, speaks the rest, and does no harm to other sessions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ STRANGE = {
 
 
 async def test_strange_text_is_spoken_as_far_as_it_can_be(broker: Broker, start: Start) -> None:
-    """What has no word ends without audio. Half of a surrogate pair costs only itself."""
+    """An utterance without words ends without audio. Half of a surrogate pair costs only itself."""
     await start(TONES_PACE="60", WORKER_VOICE_AHEAD_SECONDS="60")
     application = Raw(broker)
     await application.open()
@@ -123,7 +123,7 @@ async def test_a_piece_that_cannot_be_read_costs_itself_only_and_is_told(
 async def test_an_application_that_dies_within_an_utterance_does_not_keep_its_session(
     broker: Broker, start: Start
 ) -> None:
-    """What has no end of a sentence waits for it, and is not spoken late."""
+    """Text without the end of a sentence waits for it, and is not spoken late."""
     await start(WORKER_IDLE_SECONDS="2", WORKER_PARK_SECONDS="0.5")
     application = Raw(broker)
     await application.open()
@@ -282,7 +282,7 @@ async def test_text_that_is_not_stored_any_more_is_told_and_not_spoken_wrongly(
 async def test_forged_reports_and_requests_change_nothing_else(
     broker: Broker, start: Start
 ) -> None:
-    """Whoever may publish reports can end the wait for a player, and no more."""
+    """A user who may publish reports can end the wait for a player, and do no more."""
     worker = await start(TONES_PACE="30")
     application, other = Raw(broker), Application(broker, conversation="other")
     await application.open()

@@ -1,5 +1,5 @@
-"""What voices can do besides speaking, through a worker: say what was spoken, change settings,
-keep a stream for a limited time."""
+"""Voices can do more than speak, through a worker: report the text that was spoken, change
+settings, keep a stream for a limited time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was played, and what text was heard."""
+"""A playback knows the position that was played, and the text that was heard."""
 
 from __future__ import annotations
 

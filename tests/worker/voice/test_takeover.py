@@ -1,4 +1,4 @@
-"""What a worker that takes a voice session over knows of what its former holder has done."""
+"""A worker that takes over a voice session knows how far its former holder came."""
 
 from __future__ import annotations
 

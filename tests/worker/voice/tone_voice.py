@@ -37,7 +37,7 @@ from worker.providers import loading
 FRAME_SECONDS = 0.1
 WAITS_AT_GATE = "the voice waits at its gate"
 HOLDS = "the voice holds a stream"
-"""What the voice logs."""
+"""Log message of the voice."""
 log = logging.getLogger(__name__)
 
 

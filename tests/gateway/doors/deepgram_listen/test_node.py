@@ -95,7 +95,7 @@ async def test_a_gateway_that_drains_hands_its_client_over(
 async def test_a_killed_gateway_costs_its_client_a_moment(
     house: House, node: StartNode, ready_broker: Broker
 ) -> None:
-    """What was on its way to the killed gateway is lost with it, and nothing else."""
+    """Messages on their way to the killed gateway are lost with it, and nothing else."""
     await house.start_worker("deepgram", **UNDISTURBED)
     first = await house.start_gateway(GATEWAY_HTTP_PORT=str(free_port()))
     speech = Speech(32)

@@ -1,4 +1,4 @@
-"""What a client of the managed protocol is told, without a socket."""
+"""The messages that a client of the managed protocol gets, without a socket."""
 
 from __future__ import annotations
 

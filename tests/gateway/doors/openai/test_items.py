@@ -116,7 +116,7 @@ def test_a_commit_without_words_is_completed_when_all_is_final() -> None:
 
 
 def test_a_backend_that_cannot_finalize() -> None:
-    """What its interim shows is the text of the item, and comes only once."""
+    """The text of the item is that of the interim, and comes only once."""
     items = Items()
     items.detects = False
     items.receive(said("a b", 0.0), 1.0)

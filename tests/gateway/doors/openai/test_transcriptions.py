@@ -169,7 +169,8 @@ async def test_killed_worker_and_broker(
 
 
 async def test_a_client_that_leaves_ends_its_session(house: House) -> None:
-    """What was published by then is transcribed, and the rest of the file is not published."""
+    """Audio that was published by then is transcribed, and the rest of the file is not
+    published."""
     await house.start_gateway(GATEWAY_BURST_SECONDS="10")
     await house.start_worker("deepgram", **UNDISTURBED, DEEPGRAM_CATCH_UP_RATE="4")
     speech = Speech(4000)

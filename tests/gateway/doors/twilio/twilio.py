@@ -46,7 +46,7 @@ class Twilio:
         self.sent_ms = 0
         self.socket: ClientConnection
         self.played = bytearray()
-        """What the caller has heard, as mu-law; without silence."""
+        """The audio that the caller has heard, as mu-law, without silence."""
         self.waiting = bytearray()
         self._marks: list[tuple[int, str]] = []
         """Marks, by the number of bytes of `received` before them."""
@@ -173,5 +173,5 @@ class Twilio:
 
     @property
     def heard(self) -> bytes:
-        """What was played, as linear audio at 8 kHz."""
+        """The audio that was played, as linear audio at 8 kHz."""
         return to_linear16(to_samples(bytes(self.played), "mulaw"))

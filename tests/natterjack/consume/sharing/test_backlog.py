@@ -1,4 +1,5 @@
-"""What is delivered and when, without a broker: one process, then several that die at any time."""
+"""Events are delivered in order and in time, without a broker: to one process, then to several that
+die at any time."""
 
 from __future__ import annotations
 
@@ -192,7 +193,8 @@ class Simulation:
         self.stream.append((Position(sequence, self.clock), key, event))
 
     def stored_after(self, position: Position | None) -> Iterator[tuple[Position, str, EVENT]]:
-        """What the reader reads, also what is published later."""
+        """Yield the events that a reader reads from `position` on, including those that are
+        published later."""
         index, since = 0, None
         if position is not None:
             known = [stored[0] for stored in self.stream]

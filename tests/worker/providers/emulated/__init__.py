@@ -1,1 +1,1 @@
-"""What the tests of the providers with an emulator share, and the tests that all of them pass."""
+"""Parts that the tests of providers with an emulator share, and the tests that all of them pass."""

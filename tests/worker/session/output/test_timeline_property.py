@@ -98,7 +98,7 @@ class Model:
         timeline, rate = self.timeline, self.rate
         assert timeline.position == self.position
         assert timeline.sent_seconds == len(self.sent) / rate
-        # What is sent is where it was in the session, from what is not forgotten on.
+        # Audio that was sent maps to its place in the session, unless that is forgotten.
         for n, position in enumerate(self.sent):
             if position >= self.forgotten:
                 assert timeline.to_position(n / rate) == position

@@ -107,7 +107,7 @@ def test_the_request() -> None:
         ({**INTERRUPTED, "type": 7}, protocol.SpeechInterrupted(
             2340, "Sure, I can help you cancel", 47,
         )),
-        # What cannot be read is not known.
+        # A field that cannot be read counts as unknown.
         ({"type": "SpeechMetadata"}, protocol.SpeechMetadata(None)),
         (
             {"type": "SpeechInterrupted", "audio_played_ms": -1, "text_spoken": 5, "metadata": []},

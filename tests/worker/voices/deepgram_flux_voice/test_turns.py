@@ -57,7 +57,7 @@ class Stream:
         self.turns = Turns(SessionClock(24_000, 2), 2, message_characters)
 
     def sent(self) -> list[Any]:
-        """What is sent now: the text of a Speak, the offset of an Interrupt, or the type."""
+        """Return what is sent now: the text of a Speak, the offset of an Interrupt, or the type."""
         found: list[Any] = []
         while (message := self.turns.next_message()) is not None:
             content = json.loads(message)
@@ -380,7 +380,7 @@ def test_an_interrupt_that_nobody_sent() -> None:
 
 @pytest.mark.parametrize("message", [METADATA, INTERRUPTED], ids=["metadata", "interrupted"])
 def test_the_end_of_a_turn_is_never_missed(message: dict[str, Any]) -> None:
-    """Whatever is wrong in one place of its message: it ends the turn, or the stream."""
+    """The message ends the turn, or the stream, whichever part of it is wrong."""
     tried = 0
     for what, changed in mutations(message):
         if isinstance(changed, bytes):
