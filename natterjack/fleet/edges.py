@@ -134,8 +134,7 @@ class SpoolPresence(BaseModel):
 
 
 class EdgePresence(BaseModel):
-    """The state of an edge as it reports it: the value of `<tenant>.<agent>` in the bucket
-    `stt_edges`."""
+    """The state that an edge reports: the value of `<tenant>.<agent>` in the bucket `stt_edges`."""
 
     model_config = ConfigDict(extra="ignore")
 
