@@ -81,13 +81,29 @@ def test_the_cases_of_the_rules_pass(path: Path) -> None:
     assert output.count("SUCCESS") == 1, output
 
 
+def _without_other_alerts(path: Path, asked: set[str], folder: Path) -> Path:
+    """Copy rules into a folder without the alerts that no case asks about: promtool evaluates them
+    at each minute of a case, which is most of its time, and compares nothing with them."""
+    document = read_yaml(path)
+    for group in document["groups"]:
+        group["rules"] = [
+            rule for rule in group["rules"] if rule.get("alert") in asked or "record" in rule
+        ]
+    copied = folder / path.name
+    copied.write_text(json.dumps(document))
+    return copied
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("path", ALERT_CASES, ids=lambda path: path.stem)
 def test_every_alert_keeps_the_namespace(path: Path, tmp_path: Path) -> None:
     """The same cases, with two namespaces that have the same jobs and workers: each has alerts of
     its own."""
     document = read_yaml(path)
-    document["rule_files"] = [str(file) for file in RULE_FILES]
+    asked = {check["alertname"] for case in document["tests"] for check in case["alert_rule_test"]}
+    document["rule_files"] = [
+        str(_without_other_alerts(file, asked, tmp_path)) for file in RULE_FILES
+    ]
     for case in document["tests"]:
         case["input_series"] = [
             {**series, "series": series["series"].replace("{", f'{{namespace="{name}",', 1)}
@@ -106,7 +122,7 @@ def test_every_alert_keeps_the_namespace(path: Path, tmp_path: Path) -> None:
                     else [{}]
                 )
             ]
-    copied = tmp_path / path.name
+    copied = tmp_path / "cases.yml"
     copied.write_text(json.dumps(document))
     assert promtool("test", "rules", copied).count("SUCCESS") == 1
 
