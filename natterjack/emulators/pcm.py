@@ -29,6 +29,7 @@ def _alaw_table() -> npt.NDArray[np.int16]:
     return np.where(code & 0x80, magnitude, -magnitude).astype(np.int16)
 
 
+_STEP: Final = np.float32(1 / 32768)
 _TABLES: Final = {"mulaw": _mulaw_table(), "alaw": _alaw_table()}
 
 
@@ -56,7 +57,7 @@ def to_samples(audio: bytes, encoding: Encoding) -> Floats:
         if encoding == "linear16"
         else _TABLES[encoding][np.frombuffer(audio, np.uint8)]
     )
-    return coded.astype(np.float32) / np.float32(32768)
+    return np.multiply(coded, _STEP, dtype=np.float32)
 
 
 def interleave(*tracks: bytes, encoding: Encoding = "linear16") -> bytes:
