@@ -23,6 +23,7 @@ from edge_capture.settings import check_variables
 from natterjack.errors import UsageError
 from natterjack.process.variables import DEPLOYMENT, unknown_variables
 from natterjack.settings import MODELS, variables
+from tests.searching import tried
 from tests.waiting import bound
 from worker.providers.loading import Providers
 from worker.settings import WorkerSettings
@@ -59,7 +60,7 @@ def test_a_misspelled_setting_is_recognized(name: str) -> None:
     start = len(family) or name.index("_") + 1
     chance = random.Random(name)
     misspelled = []
-    for _ in range(20):
+    for _ in range(tried(20)):
         at = chance.randrange(start, len(name))
         wrong = chance.choice(
             [
