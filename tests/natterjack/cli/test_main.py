@@ -37,6 +37,7 @@ def test_every_command_can_print_its_help(name: str) -> None:
     done = run(*name.split()[1:], "--help")
     assert done.status == 0
     assert done.out.startswith(f"usage: {name} ")
+    assert done.out == ALL[name].format_help(), "the parser of this command alone is another"
     assert done.errors == ""
 
 
