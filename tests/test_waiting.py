@@ -24,9 +24,9 @@ async def test_what_hangs_is_ended() -> None:
 async def test_a_process_that_stood_still_has_not_waited() -> None:
     done = asyncio.Event()
     asyncio.get_running_loop().call_later(0.1, done.set)
-    asyncio.get_running_loop().call_later(0.05, time.sleep, bound(0.6))  # nothing of it runs
-    await soon(done.wait(), 0.5)
-    async with within(0.5):
+    asyncio.get_running_loop().call_later(0.05, time.sleep, bound(0.3))  # nothing of it runs
+    await soon(done.wait(), 0.25)
+    async with within(0.25):
         pass
 
 

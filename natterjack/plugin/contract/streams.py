@@ -74,7 +74,7 @@ class ResourceTests(ContractCase):
             sent = 0
             with contextlib.suppress(TimeoutError):
                 while sent < _MAX_HELD_BYTES:
-                    async with asyncio.timeout(1):
+                    async with asyncio.timeout(0.4):
                         await stream.send(frame)
                     sent += len(frame)
             assert sent < _MAX_HELD_BYTES, f"the stream accepted {sent} bytes that nobody reads"

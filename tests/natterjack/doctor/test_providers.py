@@ -80,7 +80,7 @@ async def test_a_provider_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) 
         environment = variables(emulator, KEY)
         for variable, value in environment.items():
             monkeypatch.setenv(variable, value)
-        finding = await examine("deepgram", environment, 1)
+        finding = await examine("deepgram", environment, 0.3)
     assert finding.state == "failed"
     assert re.search(r"no (answer|connection) within", finding.found)
 

@@ -19,6 +19,7 @@ from natterjack.broker import streams
 from natterjack.broker.client.fastpath import Client, MessageTooLarge
 from natterjack.broker.client.wire import headers_size, parse_headers
 from natterjack.broker.connection import Broker, connect, connected
+from natterjack.broker.login import attempts
 from natterjack.broker.stored import StoreUnavailable, StreamStore
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
@@ -29,6 +30,13 @@ from tests.waiting import until, within
 
 def port_of(server: asyncio.Server) -> int:
     return int(server.sockets[0].getsockname()[1])
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hardly any pause between attempts to connect, for tests of several on which nothing of the
+    pauses depends."""
+    monkeypatch.setattr(attempts, "_LONGEST_S", 0.05)
 
 
 class Received:
@@ -214,7 +222,7 @@ class Accounting:
         writer.close()
 
 
-async def test_a_limit_that_the_server_does_not_announce() -> None:
+async def test_a_limit_that_the_server_does_not_announce(short_pauses: None) -> None:
     """A user's or an account's limit may be lower than the server's."""
     serve = Accounting(announced=100_000, limit=1000)
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
@@ -267,7 +275,9 @@ async def test_waiting_messages_that_a_new_limit_does_not_allow_are_dropped(
         b"\xff\r\n",
     ],
 )
-async def test_an_unusable_answer_to_a_reconnect_is_only_a_failed_attempt(nonsense: bytes) -> None:
+async def test_an_unusable_answer_to_a_reconnect_is_only_a_failed_attempt(
+    short_pauses: None, nonsense: bytes
+) -> None:
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -291,7 +301,7 @@ async def test_an_unusable_answer_to_a_reconnect_is_only_a_failed_attempt(nonsen
 
 @pytest.mark.parametrize("error", [b"Invalid Subject", b"Maximum Payload Violation", b"Odd"])
 async def test_an_error_of_the_server_never_closes_the_client(
-    error: bytes, caplog: pytest.LogCaptureFixture
+    short_pauses: None, error: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     connections = 0
 

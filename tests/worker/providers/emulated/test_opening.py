@@ -146,7 +146,7 @@ async def test_the_wait_for_the_start_is_bounded(
     make: Make, emulator: Emulator, silent: Silent
 ) -> None:
     await emulator.set(**silent.faults)
-    seconds = bound(0.3)
+    seconds = bound(0.15)
     provider = make(**{silent.timeout: seconds})
     with pytest.raises(silent.kind, match=f"{silent.message} within {seconds:g} s") as caught:
         await soon(provider.open(request()), 5)

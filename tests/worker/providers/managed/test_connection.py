@@ -233,7 +233,7 @@ async def test_texts_after_finish_are_not_final_before_the_last(
 @pytest.mark.parametrize("case", [MANAGED], ids=["plain"])
 async def test_texts_that_keep_arriving_are_awaited(make: Make, emulator: ManagedEmulator) -> None:
     """The wait is limited since the last text, not since the end of audio."""
-    pause = bound(0.15)
+    pause = bound(0.08)
     stream = await make(end_wait_seconds=3 * pause).open(request())
     events: list[ProviderEvent] = []
     await emulator.set(mute_after_seconds=0)
