@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -76,6 +77,19 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.enable()
         gc.freeze()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import a module whose tests all have a mark that `-m` leaves out. Its imports, such
+    as the clients of providers, take longer than many tests."""
+    expression = config.option.markexpr
+    left_out = "|".join(mark for mark in _MARKS.values() if f"not {mark}" in expression)
+    if not left_out or " or " in expression or collection_path.suffix != ".py":
+        return None
+    marked = re.search(
+        rf"^pytestmark = .*\bmark\.(?:{left_out})\b", collection_path.read_text(), re.M
+    )
+    return True if marked else None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # marks are set before `-m` selects

@@ -6,14 +6,15 @@ compares them with what this package generates.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 
 
-def pages() -> dict[Path, str]:
-    """The content of every generated file, by path."""
+def writers() -> dict[Path, Callable[[], str]]:
+    """The function that returns the content of a generated file, for each by path."""
     from . import (
         alerts,
         api,
@@ -28,21 +29,26 @@ def pages() -> dict[Path, str]:
         transcripts,
     )
 
-    texts = {
-        "alerts.md": alerts.page(),
-        "asyncapi.json": events.asyncapi(),
-        "chart-values.md": chart.page(),
-        "commands.md": commands.page(),
-        "edge-config.md": edge_config.page(),
-        "events.md": events.page(),
-        "metrics.md": metrics.page(),
-        "permissions.md": permissions.page(),
-        "plugin-api.md": api.plugin_page(),
-        "providers.md": providers.page(),
-        "python-api.md": api.python_page(),
-        "settings.md": settings.page(),
-        "transcript-json.md": transcripts.page(),
-        "transcript.schema.json": transcripts.schema(),
+    of_page = {
+        "alerts.md": alerts.page,
+        "asyncapi.json": events.asyncapi,
+        "chart-values.md": chart.page,
+        "commands.md": commands.page,
+        "edge-config.md": edge_config.page,
+        "events.md": events.page,
+        "metrics.md": metrics.page,
+        "permissions.md": permissions.page,
+        "plugin-api.md": api.plugin_page,
+        "providers.md": providers.page,
+        "python-api.md": api.python_page,
+        "settings.md": settings.page,
+        "transcript-json.md": transcripts.page,
+        "transcript.schema.json": transcripts.schema,
     }
-    found = {REFERENCE / name: text for name, text in texts.items()}
-    return {**found, ROOT / "natterjack" / "data" / "variables.txt": settings.variables_text()}
+    found = {REFERENCE / name: write for name, write in of_page.items()}
+    return {**found, ROOT / "natterjack" / "data" / "variables.txt": settings.variables_text}
+
+
+def pages() -> dict[Path, str]:
+    """The content of every generated file, by path."""
+    return {path: write() for path, write in writers().items()}

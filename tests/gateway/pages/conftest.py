@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, Request, async_playwright
 
 from natterjack.broker.connection import Broker
 
@@ -18,6 +17,9 @@ from ...waiting import bound, until
 from ..api.conftest import Keys
 from ..api.conftest import keys as keys
 from ..process import GatewayProcess
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, BrowserContext, Page, Request
 
 _MISSING = "chromium is missing; install it with `make system-packages`"
 _ARGUMENTS = [
@@ -49,6 +51,9 @@ def chromium_arguments() -> list[str]:
 
 @pytest.fixture
 async def browser(processes: None, chromium_arguments: list[str]) -> AsyncIterator[Browser]:
+    # Imported here, since the tests that need no browser load this file too.
+    from playwright.async_api import async_playwright
+
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=find_chromium(), args=[*_ARGUMENTS, *chromium_arguments]
@@ -96,7 +101,7 @@ class Watch:
             self.problems.append(text)
 
 
-OpenPage = Callable[..., Awaitable[Page]]
+OpenPage = Callable[..., Awaitable["Page"]]
 
 
 @pytest.fixture

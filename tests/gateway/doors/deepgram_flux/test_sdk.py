@@ -21,6 +21,8 @@ from tests.waiting import until, within
 
 from ..house import House, Speech
 
+pytestmark = pytest.mark.process
+
 with warnings.catch_warnings():
     # The SDK imports names of websockets that are deprecated.
     warnings.simplefilter("ignore", DeprecationWarning)

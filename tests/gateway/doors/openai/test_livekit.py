@@ -16,6 +16,8 @@ from tests.waiting import until
 
 from ..house import House, Speech
 
+pytestmark = pytest.mark.process
+
 RATE = 24_000
 
 

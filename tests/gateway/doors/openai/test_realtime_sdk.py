@@ -22,6 +22,8 @@ from tests.worker.programs import holder
 
 from ..house import House, Speech
 
+pytestmark = pytest.mark.process
+
 RATE = 24_000
 VAD = {"type": "server_vad", "silence_duration_ms": 400}
 PREFIX = "conversation.item.input_audio_transcription"

@@ -11,6 +11,8 @@ import pytest
 
 from ..house import House
 
+pytestmark = pytest.mark.process
+
 
 async def test_a_token_opens_the_realtime_door_for_a_browser(house: House, tmp_path: Path) -> None:
     secret = tmp_path / "token-secret"

@@ -25,6 +25,8 @@ from tests.worker.programs import UNDISTURBED, holder
 
 from ..house import House, Speech
 
+pytestmark = pytest.mark.process
+
 MODEL: Any = "gpt-4o-transcribe"
 
 

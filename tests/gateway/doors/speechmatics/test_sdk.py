@@ -27,6 +27,8 @@ from tests.waiting import bound, until, within
 
 from ..house import FRAME_SECONDS, House, Speech
 
+pytestmark = pytest.mark.process
+
 FORMAT = AudioFormat(encoding=AudioEncoding.PCM_S16LE, sample_rate=16000)
 CONFIG = TranscriptionConfig(
     language="en",
