@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from tests.statements import statements
+
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("natterjack", "worker", "edge_capture", "gateway")
 
@@ -82,7 +84,7 @@ MODULES = {_name(path): path for program in PROGRAMS for path in (ROOT / program
 def _imported_names(module: str) -> Iterator[str]:
     """Absolute dotted names of all that a module imports, in functions too."""
     package = module.split(".")[:-1]
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    for node in statements(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

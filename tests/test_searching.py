@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from tests.statements import statements
+
 TESTS = Path(__file__).parent
 
 
@@ -15,7 +17,7 @@ def test_the_number_of_examples_is_that_of_searching() -> None:
         text = path.read_text()
         if "@given" not in text:
             continue
-        for node in ast.walk(ast.parse(text)):
+        for node in statements(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 names = {ast.unparse(each).partition("(")[0] for each in node.decorator_list}
                 if "given" in names and "examples" not in names:

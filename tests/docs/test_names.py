@@ -12,6 +12,7 @@ import pytest
 
 from docs.generate import ROOT, settings
 from natterjack.settings import variables
+from tests.statements import statements
 
 from .pages import files, name, prose
 
@@ -34,7 +35,7 @@ def members() -> dict[str, set[str]]:
     for program in _PROGRAMS:
         for path in (ROOT / program).rglob("*.py"):
             tree = ast.parse(path.read_text())
-            for node in ast.walk(tree):
+            for node in statements(tree):
                 if isinstance(node, ast.ClassDef):
                     found[node.name] |= _defined(node)
             found[path.stem] |= _defined(tree)

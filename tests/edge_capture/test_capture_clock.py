@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge_capture.sources import Block
 from edge_capture.sources.capture_clock import CaptureClock, Captured
 
-from ..searching import examples
+from ..searching import examples, tried
 
 RATE = 1000
 """A low rate, so that a day can be simulated."""
@@ -113,7 +113,7 @@ def test_audio_that_comes_in_time_has_no_gap() -> None:
     assert device.gaps == []
 
 
-@pytest.mark.parametrize(("ppm", "hours"), [(-500, 6), (0, 6), (500, 24)])
+@pytest.mark.parametrize(("ppm", "hours"), [(-500, 6), (0, 6), (500, tried(24))])
 def test_hours_with_drift_have_no_gap(ppm: float, hours: int) -> None:
     device = Device(seconds=hours * 3600, drift_ppm=ppm, jitter_s=0.08, block_s=0.2)
     assert device.gaps == []

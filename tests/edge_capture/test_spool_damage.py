@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_capture.chunks import Chunk
-from edge_capture.spool import disk, find_resumable
+from edge_capture.settings import SpoolSettings
+from edge_capture.spool import Spool, disk, find_resumable
 from natterjack.broker.connection import Broker
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.samples import chunk
@@ -37,11 +38,12 @@ def record(index: int) -> bytes:
     return disk.encode_record(index, chunk(index))
 
 
-async def leave(spool: Path, acknowledged: int) -> Path:
-    """Leave a session in the spool, of which so many chunks were stored. Returns its directory."""
+async def leave(spool: Path, acknowledged: int, count: int = COUNT) -> Path:
+    """Leave a session of `count` chunks in the spool, of which so many were stored. Returns its
+    directory."""
     keeper = opened(spool, seconds=16)
     backlog = keeper.create(spec(), ORIGIN, "run")
-    for index in range(COUNT):
+    for index in range(count):
         backlog.put(chunk(index))
     await keeper.tidy()
     await taken(keeper, backlog, acknowledged)
@@ -149,12 +151,17 @@ def places(value: Any) -> Iterator[tuple[dict[Any, Any] | list[Any], Any]]:
 
 async def test_any_value_in_a_description_is_used_or_kept_aside(spool: Path) -> None:
     """A session with an impossible description does not keep the agent from starting."""
-    session = await leave(spool, 0)
+    await used_or_kept_aside(spool, VALUES)
+
+
+async def used_or_kept_aside(spool: Path, values: Sequence[object]) -> None:
+    """Have each of `values` in each place of a description."""
+    session = await leave(spool, 0, 2)  # chunks, since nothing here depends on how many there are
     content = (session / "session.json").read_text()
     segments = {path.name: path.read_bytes() for path in disk.segment_paths(session)}
-    reported = 0
+    settings, reported = SpoolSettings(spool=spool), 0
     for number in range(len(list(places(json.loads(content))))):
-        for value in VALUES:
+        for value in values:
             document = json.loads(content)
             holder, key = list(places(document))[number]
             holder[key] = value
@@ -163,7 +170,7 @@ async def test_any_value_in_a_description_is_used_or_kept_aside(spool: Path) -> 
             (session / "session.json").write_text(json.dumps(document))
             for name, data in segments.items():
                 (session / name).write_bytes(data)
-            keeper = opened(spool)
+            keeper = Spool(settings)
             found = keeper.adopt()
             find_resumable(found, ORIGIN, FORMAT, "t", None)
             for backlog in found:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.statements import statements
+
 ROOT = Path(__file__).parents[3]
 FOLDERS = sorted(
     path.parent
@@ -40,7 +42,7 @@ def imported(path: Path) -> set[str]:
     """The modules that a file imports, by their full names, whether or not they exist."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in statements(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
