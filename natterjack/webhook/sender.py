@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Literal
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -136,14 +137,17 @@ async def _read_short(response: aiohttp.ClientResponse) -> None:
         response.close()
 
 
-def _tls(settings: WebhookSettings) -> ssl.SSLContext:
+def _tls(settings: WebhookSettings) -> ssl.SSLContext | Literal[True]:
+    """How receivers are verified; True with the authorities of the system alone, which aiohttp has
+    loaded already."""
+    if settings.ca is None:
+        return True
     context = ssl.create_default_context()
-    if settings.ca is not None:
-        try:
-            context.load_verify_locations(settings.ca)
-        except OSError as error:  # ssl.SSLError is one
-            reason = error.strerror or "it has no certificate"
-            raise UsageError(f"WEBHOOK_CA: cannot use {settings.ca}: {reason}") from None
+    try:
+        context.load_verify_locations(settings.ca)
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.strerror or "it has no certificate"
+        raise UsageError(f"WEBHOOK_CA: cannot use {settings.ca}: {reason}") from None
     return context
 
 

@@ -119,6 +119,7 @@ async def test_chunks_come_back_as_they_were(spool: Path) -> None:
         (index, chunk(index, end=index == 599)) for index in range(600)
     ]
     assert left.ended
+    await later.close()
 
 
 async def test_notes_are_kept_in_the_description(spool: Path) -> None:
@@ -156,6 +157,7 @@ async def test_acknowledged_segments_are_deleted_except_the_newest(spool: Path) 
     later = opened(spool)
     (left,) = later.adopt()
     assert (left.head.index, left.head.pos) == (450, 450 * FRAMES)
+    await later.close()
 
 
 async def test_only_the_owner_can_read_the_spool(spool: Path) -> None:
@@ -203,6 +205,7 @@ async def test_beyond_a_limit_the_oldest_unsent_audio_is_dropped(
     later = opened(spool)
     (left,) = later.adopt()
     assert await taken(later, left) == sent + held
+    await later.close()
 
 
 async def test_notes_of_dropped_segments_go_to_the_chunk_that_follows(spool: Path) -> None:
