@@ -22,6 +22,7 @@ from tests.nats_server import NatsServer
 from tests.waiting import soon, until
 
 from ..client.test_fastpath import (  # noqa: F401 - with the server below
+    short_pauses,
     test_a_direct_subscription_lasts_from_listen_to_end,
     test_a_failing_receiver_does_not_stop_the_others,
     test_a_flush_does_not_overtake_earlier_commands,
