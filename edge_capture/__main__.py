@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from natterjack.audio import AudioFormat
-from natterjack.errors import NatterjackError, UsageError
+from natterjack.errors import NatterjackError, UsageError, first_error
 from natterjack.process import without_aiohttp  # noqa: F401 - before what imports nats-py
 from natterjack.process.run import run_loop
 from natterjack.process.sd_notify import notify_systemd
@@ -342,10 +342,7 @@ def _run(flags: argparse.Namespace) -> int:
             enrolled = "NATS_CREDS" in given and flags.command != "check"
             return run_loop(enrollment.kept(work, flags) if enrolled else work)
     except* NatterjackError as group:
-        # A task group wraps even a single error; the first one is the cause.
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
+        error = first_error(group)  # a task group wraps even a single one
         print(f"natterjack-edge: {error}", file=sys.stderr)
         if isinstance(error, KeyTaken):
             code = _TAKEN

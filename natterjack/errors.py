@@ -20,6 +20,9 @@ NatterjackError
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -35,6 +38,28 @@ def first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))
     return f"{where}: {problem_text(first)}" if where else problem_text(first)
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The first error of a group, also of groups in it; any other error itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@contextlib.contextmanager
+def ungrouped(*kinds: type[BaseException]) -> Iterator[None]:
+    """Raise the first error of a group by itself, as of a task group in the block, if all errors of
+    the group are of these kinds.
+
+    In place of `raise` in `except*`, whose error Python 3.11.0 to 3.11.3 put into a group again.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if group.split(kinds)[1] is not None:
+            raise
+        raise first_error(group) from None
 
 
 class NatterjackError(Exception):

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from natterjack.broker.login.attempts import describe
 from natterjack.broker.login.credentials import certificate_expiries
 from natterjack.doctor.finding import Check, Finding, failed, ok, one_line, skipped, warning
+from natterjack.process.run import abort
 
 from .certificates import judged_expiry
 
@@ -137,7 +138,7 @@ class Way:
                 return None, ""
             return tls.getpeercert(binary_form=True), tls.version() or "TLS"
         finally:
-            writer.transport.abort()
+            abort(writer.transport)
 
 
 def _local(host: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from natterjack.broker.connection import Broker, connect
 from natterjack.broker.login.attempts import Attempts
-from natterjack.errors import NatterjackError, UsageError
+from natterjack.errors import NatterjackError, UsageError, first_error
 from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey
@@ -109,10 +109,7 @@ class PlayRun:
         try:
             code = await self.run(stop)
         except* NatterjackError as group:
-            error: BaseException = group
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            log.error("nothing is played: %s", error)
+            log.error("nothing is played: %s", first_error(group))
         return code
 
     async def _play(self) -> bool:

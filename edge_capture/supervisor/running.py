@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from natterjack.audio import AudioFormat
-from natterjack.errors import NatterjackError
+from natterjack.errors import NatterjackError, first_error
 from natterjack.process.run import end_tasks
 from natterjack.telemetry.log import bind, fields
 
@@ -195,9 +195,7 @@ class RunningSource:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # the boundary of a source: its neighbors go on
-            cause: BaseException = error
-            while isinstance(cause, BaseExceptionGroup):
-                cause = cause.exceptions[0]
+            cause = first_error(error)
             known = isinstance(cause, NatterjackError | OSError)
             text = str(cause) if known else f"{type(cause).__name__}: {cause}"
             if text != self.error:

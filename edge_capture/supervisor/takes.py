@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from natterjack.broker.connection import Broker
-from natterjack.errors import NatterjackError
+from natterjack.errors import NatterjackError, first_error
 from natterjack.process.run import end_tasks
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
@@ -145,9 +145,7 @@ class Takes:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # the boundary of a take: others go on, whatever fails here
-            cause: BaseException = error
-            while isinstance(cause, BaseExceptionGroup):
-                cause = cause.exceptions[0]
+            cause = first_error(error)
             known = isinstance(cause, NatterjackError)
             log.error("publishing has failed: %s", cause, exc_info=None if known else error)
             if delivery is not None and given_up is not None:

@@ -27,7 +27,7 @@ from gateway.gateway import Gateway
 from natterjack.broker.connection import Broker
 from natterjack.errors import BrokerUnreachable, UsageError, first_problem
 from natterjack.fleet.sessions import Fleet
-from natterjack.process.run import end_tasks
+from natterjack.process.run import abort, end_tasks
 from natterjack.subjects import TRANSCRIPT_KINDS
 from natterjack.transcripts.files import FORMATS, encode, file_name
 
@@ -244,7 +244,7 @@ class Api:
             self._gateway.metrics.slow.labels(DOOR).inc()
             log.info("a viewer takes nothing and was disconnected")
             if request.transport is not None:
-                request.transport.abort()
+                abort(request.transport)
             raise ConnectionResetError("the viewer is too slow") from None
 
     # ---- the fleet -------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from aiohttp import WSMsgType, web
 
 from natterjack.decoding import UnknownEvent
 from natterjack.events import Event, FinalEvent, StatusEvent, TurnEvent
+from natterjack.process.run import abort
 from natterjack.telemetry.log import fields
 
 from ..access import Refused
@@ -329,7 +330,7 @@ class ClientStream(ABC):
                 extra=fields(session=str(self.session.key), door=self.door),
             )  # fmt: skip
             if self._transport is not None:
-                self._transport.abort()
+                abort(self._transport)
             self._resolve(None)
         except (ConnectionError, RuntimeError):  # closed meanwhile
             self._resolve(None)

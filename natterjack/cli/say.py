@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from natterjack.broker.connection import connected
-from natterjack.errors import NatterjackError, UsageError, VoiceEnded, VoiceError
+from natterjack.errors import NatterjackError, UsageError, VoiceEnded, VoiceError, ungrouped
 from natterjack.process.signals import receiving, stop_signals
 from natterjack.settings import BrokerSettings, add_flags, load
 from natterjack.speaking.opening import speak
@@ -142,14 +142,12 @@ async def _speak(flags: argparse.Namespace, key: SessionKey, text: str) -> int:
             worker_seconds=flags.wait, broker=broker,
         ) as speaking,
     ):  # fmt: skip
-        try:
+        with ungrouped(NatterjackError):
             async with asyncio.TaskGroup() as tasks:
                 saying = tasks.create_task(_say(speaking, said, text), name="say")
                 notice = tasks.create_task(_notice(flags.wait), name="notice")
                 problems, ended = await _watch(speaking, key, notice)
                 saying.cancel()  # the session has ended, so nothing more can be said
-        except* NatterjackError as errors:
-            raise errors.exceptions[0] from None
     if not problems and not said.whole:
         problems = [f"before the end of the text, {ended}"]
     elif not problems and not said.any:

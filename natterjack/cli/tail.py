@@ -13,7 +13,7 @@ from natterjack.broker.connection import Broker, connected
 from natterjack.consume.captions import Captions
 from natterjack.consume.listener import listen
 from natterjack.decoding import AnyEvent
-from natterjack.errors import NatterjackError
+from natterjack.errors import NatterjackError, ungrouped
 from natterjack.settings import BrokerSettings, add_flags, load
 from natterjack.speaking.events import VoiceEvents
 from natterjack.subjects import transcript_filter
@@ -78,13 +78,11 @@ async def _follow(
         ):
             await _show_all(source, show)
 
-    try:
+    with ungrouped(NatterjackError, OSError):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(transcripts(), name="transcripts")
             if flags.voice:
                 tasks.create_task(speech(), name="speech")
-    except* (NatterjackError, OSError) as errors:
-        raise errors.exceptions[0] from None
 
 
 async def _show_all(

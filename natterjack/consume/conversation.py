@@ -22,7 +22,7 @@ from nats.js.errors import NotFoundError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected_by
-from natterjack.errors import NotAllowed, StreamMissing, UsageError
+from natterjack.errors import NotAllowed, StreamMissing, UsageError, ungrouped
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import (
     SESSION_PREFIX,
@@ -71,12 +71,10 @@ async def transcript(
     _check(tenant, conversation)
     async with connected_by(broker, settings, "natterjack-transcript") as connected:
         reading = _Reading(connected, tenant, conversation, voice, pause_seconds)
-        try:
+        with ungrouped(Exception):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(reading.transcripts(stored=True, interims=False))
                 tasks.create_task(reading.speech(stored=True))
-        except* Exception as errors:  # noqa: BLE001 - whatever it is, there is one call
-            raise errors.exceptions[0] from None
         await reading.look_at_queue()
         return reading.builder.build()
 

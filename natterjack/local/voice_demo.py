@@ -17,7 +17,7 @@ from pathlib import Path
 from natterjack.broker.connection import Broker, connected
 from natterjack.consume.captions import Captions
 from natterjack.consume.listener import listen
-from natterjack.errors import BadEvent, NatterjackError, UsageError
+from natterjack.errors import BadEvent, NatterjackError, UsageError, ungrouped
 from natterjack.process.terminal import plain
 from natterjack.settings import BrokerSettings
 from natterjack.speaking.opening import speak
@@ -107,15 +107,9 @@ class _VoiceDemo:
     async def run(self, recording: Path, captured: list[str] | None, sink: io.RawIOBase) -> int:
         """Run the conversation, print its account, and return the exit status. Raises: PartFailed,
         UsageError, NotHeard."""
-        try:
-            with self._captions:
-                async with asyncio.TaskGroup() as self._tasks:
-                    await self._run(recording, captured, sink)
-        except BaseExceptionGroup as group:
-            error: BaseException = group
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            raise error from None
+        with ungrouped(BaseException), self._captions:
+            async with asyncio.TaskGroup() as self._tasks:
+                await self._run(recording, captured, sink)
         say("")
         return self._account([passages.FIRST, passages.SECOND] if captured is None else [])
 

@@ -1,8 +1,9 @@
-"""A program's event loop and its tasks."""
+"""A program's event loop, its tasks, and how a connection is cut."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
@@ -34,3 +35,13 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=_CANCEL_INTERVAL_S)
+
+
+def abort(transport: asyncio.WriteTransport) -> None:
+    """Cut a connection at once, whatever is left to be sent. Idempotent.
+
+    Up to Python 3.11.3, asyncio's transport for TLS raises AttributeError if it was closed twice,
+    which libraries do when a connection is lost. It is cut then.
+    """
+    with contextlib.suppress(AttributeError):
+        transport.abort()

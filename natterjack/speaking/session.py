@@ -22,6 +22,7 @@ from natterjack.errors import (
     NoWorker,
     UsageError,
     VoiceEnded,
+    first_error,
     first_problem,
 )
 from natterjack.process.run import end_tasks
@@ -225,9 +226,7 @@ class Speaking:
             async with self._broker.raising_refusals():
                 await self._serve()
         except* Exception as errors:  # noqa: BLE001 - whatever it is, the application is told
-            found: BaseException = errors
-            while isinstance(found, BaseExceptionGroup):
-                found = found.exceptions[0]
+            found = first_error(errors)
             assert isinstance(found, Exception)
             self._error = found
         finally:

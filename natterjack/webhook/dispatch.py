@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from natterjack.consume.durable import Deliveries, Delivery
 from natterjack.decoding import AnyEvent, UnknownEvent
-from natterjack.errors import NatterjackError, StreamMissing
+from natterjack.errors import NatterjackError, StreamMissing, ungrouped
 from natterjack.events import InterimEvent
 from natterjack.telemetry.log import fields
 
@@ -67,15 +67,13 @@ class Dispatcher:
 
         Raises: what the deliveries raise.
         """
-        try:
+        with ungrouped(NatterjackError):
             async with asyncio.TaskGroup() as tasks:
                 taking = tasks.create_task(self._take(deliveries, tasks), name="take events")
                 ends = [tasks.create_task(one.wait()) for one in (stopping, self.gone)]
                 await asyncio.wait({taking, *ends}, return_when=asyncio.FIRST_COMPLETED)
                 for task in (taking, *ends):
                     task.cancel()
-        except* NatterjackError as errors:
-            raise errors.exceptions[0] from None
 
     async def _take(self, deliveries: Deliveries, tasks: asyncio.TaskGroup) -> None:
         """Take an event whenever there is a slot for it, so that none waits here for a slot."""

@@ -29,7 +29,7 @@ from nats.aio.transport import TcpTransport
 from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
 
-from natterjack.process.run import end_tasks
+from natterjack.process.run import abort, end_tasks
 from natterjack.process.waiting import keep_cancellations
 from natterjack.telemetry.log import fields
 
@@ -251,7 +251,7 @@ class Client(NatsClient):
         """Abort the connection, if there is one, in whatever state nats-py is. Idempotent."""
         writer = getattr(self._transport, "_io_writer", None)
         if isinstance(writer, asyncio.StreamWriter):
-            writer.transport.abort()
+            abort(writer.transport)
 
     # ---- receiving --------------------------------------------------------------------------
 

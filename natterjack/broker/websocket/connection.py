@@ -9,6 +9,8 @@ from urllib.parse import ParseResult
 
 from nats.errors import Error as NatsError
 
+from natterjack.process.run import abort
+
 from .frames import (
     BINARY,
     CLOSE,
@@ -43,7 +45,7 @@ async def open_websocket(
     try:
         await protocol.opened
     except BaseException:  # including cancellation
-        transport.abort()
+        abort(transport)
         raise
     framed = _FramedTransport(transport, protocol)
     return reader, asyncio.StreamWriter(framed, protocol, reader, loop)
@@ -98,7 +100,7 @@ class _Protocol(asyncio.StreamReaderProtocol):
         self._not_opened(NatsError(f"nats: not a WebSocket server of NATS: {error}"))
         # nats-py reconnects after an OSError only.
         self._reader.set_exception(ConnectionResetError(f"the WebSocket is broken: {error}"))
-        self._transport.abort()
+        abort(self._transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._not_opened(error or ConnectionResetError("the connection is gone"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from natterjack.broker.connection import Broker, connected
 from natterjack.consume.changed import changed_conversations
 from natterjack.consume.conversation import transcript
-from natterjack.errors import NatterjackError, UsageError
+from natterjack.errors import NatterjackError, UsageError, ungrouped
 from natterjack.settings import BrokerSettings, add_flags, load
 from natterjack.subjects import check_token
 from natterjack.transcripts.documents import clock
@@ -153,12 +153,10 @@ async def _export_all(
             nonlocal total
             total += done
 
-    try:
+    with ungrouped(NatterjackError, OSError):
         async with asyncio.TaskGroup() as tasks:
             for tenant, conversation in conversations:
                 tasks.create_task(one(tenant, conversation))
-    except* (NatterjackError, OSError) as errors:
-        raise errors.exceptions[0] from None
     return total
 
 

@@ -13,7 +13,7 @@ from nats.errors import Error as NatsError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
-from natterjack.errors import NotAllowed, StreamMissing, UsageError
+from natterjack.errors import NotAllowed, StreamMissing, UsageError, first_error
 from natterjack.position import Position
 from natterjack.process.run import end_tasks
 from natterjack.subjects import DURABLE_PREFIX
@@ -99,7 +99,9 @@ class Participant:
                 tasks.create_task(self._holdings.run(), name=f"hold for {self.name}")
                 tasks.create_task(self._watch_deadlines(), name=f"deadlines of {self.name}")
         except* Exception as group:  # noqa: BLE001 - whatever it is, `take` raises it
-            self._fail(_first(group))
+            error = first_error(group)
+            assert isinstance(error, Exception)
+            self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         self._failure = self._failure or error
@@ -268,13 +270,6 @@ class Participant:
         if self.backlog.add(message.position, share_of(key), key, content):
             self._wake.set()
         self.pending = message.pending
-
-
-def _first(group: BaseExceptionGroup[Exception]) -> Exception:
-    error: Exception | BaseExceptionGroup[Exception] = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _encode_origin(start: Since) -> bytes:

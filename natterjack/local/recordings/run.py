@@ -26,7 +26,7 @@ from pydantic import SecretStr
 
 from natterjack.broker.connection import Broker, connected
 from natterjack.consume.listener import listen
-from natterjack.errors import NotAllowed, UsageError
+from natterjack.errors import NotAllowed, UsageError, first_error
 from natterjack.process.run import end_tasks
 from natterjack.process.signals import stop_signals
 from natterjack.process.terminal import unread
@@ -301,10 +301,7 @@ class _Run:
                 raise failing.result()
             await working
         except BaseExceptionGroup as group:
-            error: BaseException = group
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            raise error from None
+            raise first_error(group) from None
         finally:
             await end_tasks({working, failing})
         self._clean_up()

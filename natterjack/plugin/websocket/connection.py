@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple
 
 import aiohttp
 
+from natterjack.process.run import abort
+
 from ..errors import Dropped, ProviderError, RemoteProtocolError
 
 CLOSE_SECONDS: Final = 0.5
@@ -165,7 +167,7 @@ class Socket:
         if self._pings is not None:
             self._pings.cancel()
         if self._transport is not None:
-            self._transport.abort()
+            abort(self._transport)
 
     async def close(self) -> None:
         """Close the connection, with a closing handshake of half a second at most. Idempotent."""
