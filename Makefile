@@ -86,7 +86,7 @@ installed:
 test: installed lint unit ## what CI runs
 	@$(BIN)/python -m tests.ranges --skip-installed
 
-test-ranges: $(VENV)/.dev ## the connection tests with the oldest and the newest nats-py and aiohttp allowed
+test-ranges: $(VENV)/.dev ## tests with the oldest and the newest nats-py and aiohttp allowed, and with an earlier Python
 	@$(BIN)/python -m tests.ranges
 
 soak: $(VENV)/.dev ## many random examples, then two hours of random faults, with a table at the end

@@ -1,5 +1,6 @@
 """Runs the connection tests with the oldest and the newest nats-py and aiohttp that pyproject.toml
-allows: the packages whose internal parts the connections use.
+allows: the packages whose internal parts the connections use. Then runs what an earlier Python of
+this minor version has broken, if the machine has one, such as Debian's own.
 
 `python -m tests.ranges`. With `--skip-installed`, leaves out the releases that `make unit` tests.
 """
@@ -7,8 +8,10 @@ allows: the packages whose internal parts the connections use.
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +29,18 @@ TESTS = {
     "aiohttp": ("tests/natterjack/plugin", "tests/worker/providers/deepgram"),
 }
 """Tests of each package."""
+
+
+PYTHON_TESTS = (
+    "tests/test_exception_groups.py",
+    "tests/faults/test_rotation.py",
+    "tests/natterjack/cli/test_commands.py",
+    "tests/natterjack/cli/test_export.py",
+    "tests/natterjack/cli/test_say.py",
+    "tests/natterjack/webhook/test_program.py",
+    "tests/deploy/test_broker_roles.py",
+)
+"""Tests of what an earlier Python has broken: errors of task groups, and connections with TLS."""
 
 
 def requirement(name: str) -> Requirement:
@@ -64,20 +79,42 @@ def main() -> int:
             if "--skip-installed" in sys.argv and Version(found) == Version(version(name)):
                 continue
             print(f"connection tests with {name} {found}", flush=True)
-            if not passed(name, folder):
+            if not passed(TESTS[name], folder):
                 failed.append(f"{name} {found}")
+    earlier = earlier_python()
+    if earlier is None:
+        print("no earlier release of this Python is installed in /usr: it is not tried")
+    else:
+        release, program = earlier
+        print(f"tests with Python {release}", flush=True)
+        # The packages of this environment are those of any release of the minor version.
+        packages = Path(sysconfig.get_path("purelib"))
+        if not passed(PYTHON_TESTS, packages, program):
+            failed.append(f"Python {release}")
     if failed:
         print(f"failed with {' and '.join(failed)}")
     return 1 if failed else 0
 
 
-def passed(name: str, folder: Path) -> bool:
-    """Run the tests of a package, with the release in `folder`."""
+def earlier_python() -> tuple[str, str] | None:
+    """Return an earlier release of this minor version of Python in /usr, and its program."""
+    program = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    if not os.access(program, os.X_OK):
+        return None
+    found = subprocess.run(
+        [program, "-c", "import platform; print(platform.python_version())"],
+        stdout=subprocess.PIPE, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    return (found, program) if Version(found) < Version(platform.python_version()) else None
+
+
+def passed(tests: tuple[str, ...], folder: Path, program: str = sys.executable) -> bool:
+    """Run tests, with the packages in `folder` ahead of others."""
     path = os.pathsep.join(filter(None, (str(folder), str(ROOT), os.environ.get("PYTHONPATH"))))
-    options = ("-q", "-n", "4", "-p", "no:cacheprovider")
-    tests = (sys.executable, "-m", "pytest", *options, *TESTS[name])
-    done = subprocess.run(tests, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, check=False)
-    return done.returncode == 0
+    scripts = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
+    command = (program, "-m", "pytest", "-q", "-n", "4", "-p", "no:cacheprovider", *tests)
+    environment = {**os.environ, "PYTHONPATH": path, "PATH": scripts}
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
 
 
 if __name__ == "__main__":

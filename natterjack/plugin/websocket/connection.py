@@ -10,8 +10,6 @@ from typing import Any, Final, NamedTuple
 
 import aiohttp
 
-from natterjack.process.run import abort
-
 from ..errors import Dropped, ProviderError, RemoteProtocolError
 
 CLOSE_SECONDS: Final = 0.5
@@ -167,7 +165,9 @@ class Socket:
         if self._pings is not None:
             self._pings.cancel()
         if self._transport is not None:
-            abort(self._transport)
+            # Up to Python 3.11.3, asyncio's transport for TLS raises this if it was closed twice.
+            with contextlib.suppress(AttributeError):
+                self._transport.abort()
 
     async def close(self) -> None:
         """Close the connection, with a closing handshake of half a second at most. Idempotent."""
