@@ -9,10 +9,11 @@ import pytest
 
 from tests.freezing import freeze
 
+pytestmark = pytest.mark.process
+
 ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
 
 
-@pytest.mark.process
 def test_a_frozen_process_answers_nothing_until_it_goes_on() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE

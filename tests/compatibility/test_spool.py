@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from natterjack.broker.connection import Broker
 from natterjack.emulators import tones
 from natterjack.settings import BrokerSettings
@@ -17,6 +19,8 @@ from ..faults.audit import audit
 from ..waiting import soon
 from ..worker.programs import StartWorker, closed
 from .messages import FIXTURES, RELEASE, spool_files
+
+pytestmark = pytest.mark.process
 
 
 async def test_a_spool_of_a_recorded_release_is_sent_completely(

@@ -23,6 +23,8 @@ from ..worker.programs import Speaker, StartWorker, WorkerProcess, closed
 from .names import RULE_FILES
 from .prometheus import Prometheus
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def rule_files(tmp_path: Path) -> tuple[Path, ...]:

@@ -21,6 +21,8 @@ from ..waiting import bound, until
 from ..worker.conftest import emulator, provider_settings, start_worker
 from ..worker.programs import Speaker, StartWorker, closed, holder, queue_empty, spoken
 
+pytestmark = pytest.mark.process
+
 __all__ = ["emulator", "provider_settings", "start_worker"]
 
 

@@ -20,6 +20,8 @@ from tests.nats_server import NatsServer
 
 from ..worker.programs import Speaker, WorkerProcess, closed, queue_empty
 
+pytestmark = pytest.mark.process
+
 ACCOUNTS = """
 accounts {
   NORTH { jetstream: enabled, users: [ { user: north, password: n } ] }

@@ -41,6 +41,8 @@ from ..worker.programs import (
     queue_empty,
 )
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("natterjack", "worker")
 """Packages of a worker."""

@@ -23,6 +23,8 @@ from ..waiting import soon
 from ..worker.programs import UNDISTURBED, WorkerProcess
 from .chart import CHART, container, find, given, pods, render
 
+pytestmark = pytest.mark.process
+
 RATE = 16_000
 
 
@@ -107,7 +109,6 @@ async def test_an_unreachable_broker_is_reported(nats_server: NatsServer) -> Non
     assert f"session test: no NATS at {nats_server.url}" in errors
 
 
-@pytest.mark.process
 async def test_the_settings_and_users_of_each_role_suffice(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from edge_capture.agent import Agent, RunOptions
@@ -15,6 +16,8 @@ from natterjack.broker.connection import Broker
 from natterjack.settings import BrokerSettings
 from tests.edge_capture.program import only_recording
 from tests.waiting import soon, until
+
+pytestmark = pytest.mark.process
 
 
 async def test_a_connection_closed_for_good_is_replaced(

@@ -28,6 +28,8 @@ from tests.freezing import freeze
 from tests.nats_server import NatsServer
 from tests.waiting import soon, until
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def speech(tmp_path: Path) -> Path:

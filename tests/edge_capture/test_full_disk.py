@@ -25,6 +25,8 @@ from tests.edge_capture.samples import chunk
 from tests.edge_capture.test_spool import ORIGIN, opened, spec, taken
 from tests.waiting import until
 
+pytestmark = pytest.mark.process
+
 DISK_BYTES = 4 * 1024 * 1024
 
 

@@ -13,6 +13,8 @@ import pytest
 from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 
 _IMPORT = """
@@ -39,7 +41,6 @@ print("\\n".join(failed))
 """
 
 
-@pytest.mark.process
 def test_no_module_needs_what_windows_lacks() -> None:
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -76,7 +77,6 @@ print(code, *sorted({{name.partition(".")[0] for name in sys.modules}} & {{*{_UN
 """
 
 
-@pytest.mark.process
 @pytest.mark.interpreter
 async def test_a_capture_imports_no_more_than_it_needs(
     ready_broker: Broker, nats_server: EmbeddedServer

@@ -14,6 +14,8 @@ from tests.edge_capture.conftest import SoundServer, StartEdge
 from tests.edge_capture.input.test_mix import speech
 from tests.edge_capture.program import recordings
 
+pytestmark = pytest.mark.process
+
 
 def findings(stderr: str) -> list[tuple[str, str, str, str]]:
     """Return level, code, time and text of each line with a code."""

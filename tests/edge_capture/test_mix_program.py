@@ -14,6 +14,8 @@ from natterjack.emulators import tones
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import only_recording
 
+pytestmark = pytest.mark.process
+
 RATE = 48_000
 WORDS = tones.sequence(40)
 

@@ -36,6 +36,8 @@ from tests.faults.proxy import NatsProxy
 from tests.nats_server import NatsServer
 from tests.waiting import until
 
+pytestmark = pytest.mark.process
+
 __all__ = ["speech"]  # a fixture
 
 RATE = 16_000

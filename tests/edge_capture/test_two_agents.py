@@ -30,6 +30,8 @@ from tests.nats_server import NatsServer
 from tests.searching import tried
 from tests.waiting import until
 
+pytestmark = pytest.mark.process
+
 KEY = SessionKey("acme", "room", "speaker")
 ROOM = ("--tenant", "acme", "--conversation", "room")
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
     "name", ["agent_assist", "captions_page", "echo", "index_into_sqlite", "talk_time"]
 )

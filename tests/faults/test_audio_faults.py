@@ -36,6 +36,8 @@ from ..worker.programs import (
     holder,
 )
 
+pytestmark = pytest.mark.process
+
 _FRAMES = RATE * 80 // 1000
 _NS = 1_000_000_000
 _SPEED = 16.0

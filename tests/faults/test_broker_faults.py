@@ -31,6 +31,8 @@ from .audit import audit
 from .cluster import Cluster
 from .proxy import NatsProxy
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def cluster(tmp_path: Path, processes: None) -> Iterator[Cluster]:

@@ -20,6 +20,8 @@ from ..edge_capture.program import only_recording
 from ..waiting import until
 from .proxy import NatsProxy
 
+pytestmark = pytest.mark.process
+
 POINTS = {
     "request": ("stt.session.>", 1, b""),
     "first-chunk": ("stt.audio.>", 1, b""),

@@ -28,6 +28,8 @@ from ..worker.programs import (
 )
 from .proxy import NatsProxy
 
+pytestmark = pytest.mark.process
+
 LIMIT = 2048
 """Chunks of 80 ms at 8 kHz fit, and finals of about 20 words."""
 LONG = 48

@@ -10,9 +10,10 @@ from tests.nats_server import NatsServer
 
 from .harvest import Harvest, Settings
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.slow
-@pytest.mark.process
 async def test_no_event_is_lost_or_out_of_order_whoever_is_killed(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:

@@ -16,6 +16,8 @@ from natterjack.settings import BrokerSettings
 from ..waiting import until
 from ..worker.programs import UNDISTURBED, Speaker, StartWorker, closed, spoken
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 async def emulator(request: pytest.FixtureRequest) -> AsyncIterator[DeepgramEmulator]:

@@ -11,9 +11,10 @@ from .invoice import uncertain_seconds
 from .soak import CHAINS
 from .storm import Settings, Storm
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.slow
-@pytest.mark.process
 @pytest.mark.parametrize("providers", CHAINS, ids=lambda chain: chain[0])
 async def test_random_faults_cost_no_word(tmp_path: Path, providers: tuple[str, ...]) -> None:
     settings = Settings(faults=8, seed=20, talks=3, words=40)

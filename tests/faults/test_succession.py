@@ -41,6 +41,8 @@ from ..worker.programs import (
 )
 from .proxy import NatsProxy
 
+pytestmark = pytest.mark.process
+
 QUICK = {
     "WORKER_RECOVERY_SECONDS": "1",
     "WORKER_BREAKER_SECONDS": "0.2",

@@ -21,6 +21,8 @@ from ..waiting import until
 from ..worker.programs import StartWorker, Transcript, closed, queue_empty, stored
 from .audit import audit
 
+pytestmark = pytest.mark.process
+
 WORDS = tones.sequence(40)
 HOW = {"phrase_words": 8, "pause_seconds": 0.8}
 ROOM = ("--tenant", "acme", "--conversation", "room", "--speed", "2")

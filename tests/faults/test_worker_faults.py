@@ -41,6 +41,8 @@ from ..worker.programs import (
 from .audit import audit
 from .proxy import NatsProxy
 
+pytestmark = pytest.mark.process
+
 StartBehind = Callable[..., Awaitable[tuple[WorkerProcess, NatsProxy]]]
 
 
@@ -195,7 +197,6 @@ async def test_a_rolling_restart_under_load(
         assert transcript.states.count("handed_over") == transcript.states.count("assigned") - 1
 
 
-@pytest.mark.process
 async def test_a_slow_consumer_is_cut_off_and_loses_nothing(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:

@@ -6,13 +6,14 @@ import pytest
 
 from bench import calls
 
+pytestmark = pytest.mark.process
+
 MAX_CALLS = 150.0
 """Limit per chunk, including its share of transcripts. The figures are in
 docs/explanation/performance.md."""
 MAX_GATEWAY_CALLS = 40.0
 
 
-@pytest.mark.process
 async def test_calls_per_chunk() -> None:
     counted = await calls.measure("gateway")
     assert 10 < counted["all"] < MAX_CALLS, counted

@@ -5,10 +5,14 @@ from __future__ import annotations
 import signal
 import time
 
+import pytest
+
 from natterjack.local.embedded import EmbeddedServer
 
 from ..waiting import bound
 from .programs import WorkerProcess
+
+pytestmark = pytest.mark.process
 
 
 class SlowWorker(WorkerProcess):

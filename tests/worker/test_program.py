@@ -39,6 +39,8 @@ from .programs import (
     stored,
 )
 
+pytestmark = pytest.mark.process
+
 # ---- sessions without faults ----------------------------------------------------------------
 
 
@@ -699,7 +701,6 @@ async def test_memory_streams_are_created_again(
     (await closed(broker, speaker.spec, 60)).audit(speaker)
 
 
-@pytest.mark.process
 async def test_a_worker_whose_user_is_refused_returns_when_it_is_accepted_again(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:

@@ -14,6 +14,8 @@ from natterjack.settings import BrokerSettings
 from ..waiting import until
 from .programs import Speaker, StartWorker, closed
 
+pytestmark = pytest.mark.process
+
 ADMIN = "s3cret-0f-the-purse"
 
 

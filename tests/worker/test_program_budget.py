@@ -18,6 +18,8 @@ from worker.metering.tally import today
 from ..waiting import until
 from .programs import Speaker, StartWorker, Transcript, closed
 
+pytestmark = pytest.mark.process
+
 SECONDS, SPEED, SESSIONS = 45.0, 2.0, 3
 OVERSHOOT = 3.0
 """Overshoot per session in seconds, twice the figure in docs/explanation/metering.md."""

@@ -17,6 +17,8 @@ from natterjack.settings import BrokerSettings
 
 from .programs import Speaker, StartWorker, closed
 
+pytestmark = pytest.mark.process
+
 CHAIN = ["deepgram", "speechmatics"]
 
 

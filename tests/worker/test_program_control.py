@@ -18,6 +18,8 @@ from natterjack.subjects import control_subject, session_subject
 from ..waiting import until
 from .programs import Speaker, StartWorker, closed, spoken, stored, streaming
 
+pytestmark = pytest.mark.process
+
 
 async def control(broker: Broker, speaker: Speaker, **request: object) -> ControlReply:
     return await control_session(broker, speaker.spec.key, ControlRequest.model_validate(request))

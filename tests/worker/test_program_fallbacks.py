@@ -30,6 +30,8 @@ from .programs import (
     spoken,
 )
 
+pytestmark = pytest.mark.process
+
 REST = "deepgram-rest"
 PLAIN = "managed"
 EXTENDED = "managed-extended"

@@ -27,6 +27,8 @@ from .programs import (
     stored,
 )
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 async def emulator() -> AsyncIterator[DeepgramFluxEmulator]:

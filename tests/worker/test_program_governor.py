@@ -32,6 +32,8 @@ from .programs import (
     stored,
 )
 
+pytestmark = pytest.mark.process
+
 
 async def set_limit(broker: Broker, **limit: int) -> None:
     subject = streams.bucket_subject(streams.BUDGETS_BUCKET, "account.deepgram")

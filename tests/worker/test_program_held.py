@@ -17,6 +17,8 @@ from natterjack.settings import BrokerSettings
 from ..waiting import until
 from .programs import Speaker, StartWorker, WorkerProcess, closed, queue_empty, stored
 
+pytestmark = pytest.mark.process
+
 QUICK = {
     "WORKER_BREAKER_SECONDS": "0.2",
     "WORKER_BREAKER_MAX_SECONDS": "0.5",

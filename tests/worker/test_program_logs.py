@@ -13,6 +13,8 @@ from natterjack.settings import BrokerSettings
 from ..waiting import until
 from .programs import Speaker, StartWorker, closed
 
+pytestmark = pytest.mark.process
+
 SECRET = "a-key-nobody-may-see"
 
 

@@ -27,6 +27,8 @@ from natterjack.settings import BrokerSettings
 from ..waiting import bound, lateness, until
 from .programs import UNDISTURBED, Speaker, StartWorker, Transcript, WorkerProcess, closed, holder
 
+pytestmark = pytest.mark.process
+
 CHUNK_SECONDS = 0.08
 PRICE = 3.6
 """Price per hour: 0.001 per second."""

@@ -20,6 +20,8 @@ from worker.metering.tally import today
 from ..waiting import until
 from .programs import RATE, Speaker, StartWorker, WorkerProcess, closed, stored
 
+pytestmark = pytest.mark.process
+
 LIMITED_USER = """
 accounts { A { jetstream: enabled, users: [
   { user: admin, password: x }
@@ -103,7 +105,6 @@ async def test_the_daily_use_includes_all_captured_audio(
     assert day.captured_seconds == pytest.approx(captured, abs=0.01)
 
 
-@pytest.mark.process
 async def test_unreadable_budgets_and_limits_do_not_block_sessions(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:

@@ -23,6 +23,8 @@ from .programs import (
     live_events,
 )
 
+pytestmark = pytest.mark.process
+
 KEY = "s3cret-0f-a-worker"
 
 

@@ -26,6 +26,8 @@ from .programs import (
     spoken,
 )
 
+pytestmark = pytest.mark.process
+
 KEY = "s3cret-0f-a-worker"
 
 

@@ -35,6 +35,8 @@ from .programs import (
 from .provider_table import environment
 from .successors import Chain, following, new_id, request
 
+pytestmark = pytest.mark.process
+
 QUICK = {
     "WORKER_RECOVERY_SECONDS": "1",
     "WORKER_BREAKER_SECONDS": "0.2",

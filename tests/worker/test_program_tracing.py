@@ -33,6 +33,8 @@ from .programs import (
     stored,
 )
 
+pytestmark = pytest.mark.process
+
 EDGE, WORKER = "natterjack-edge", "natterjack-worker"
 
 

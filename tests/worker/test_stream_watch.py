@@ -23,6 +23,8 @@ from worker.stream_watch import StreamWatch, ensure_streams
 from ..waiting import until
 from .programs import WorkerProcess
 
+pytestmark = pytest.mark.process
+
 SETTINGS = StreamSettings(create_streams=False)
 CURE = "run `natterjack streams apply` as a user that may create streams"
 
@@ -129,7 +131,6 @@ async def test_the_used_share_of_limits_is_exported(
     assert used(streams.AUDIO) is None, "nor has it a limit any more"
 
 
-@pytest.mark.process
 async def test_a_stream_that_does_not_answer_hides_no_other(
     tmp_path: Path, watch: StreamWatch, metrics: Metrics
 ) -> None:
@@ -199,7 +200,6 @@ async def test_a_worker_waits_for_streams_that_it_may_not_create(
         await worker.stop()
 
 
-@pytest.mark.process
 async def test_once_a_missing_stream_ends_the_worker(
     nats_server: NatsServer, broker: Broker, emulator: DeepgramEmulator
 ) -> None:

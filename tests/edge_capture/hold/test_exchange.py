@@ -22,6 +22,8 @@ from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey, hold_subject
 from tests.waiting import soon, until
 
+pytestmark = pytest.mark.process
+
 KEY = SessionKey("acme", "room", "speaker")
 
 

@@ -17,6 +17,8 @@ from tests.waiting import until
 
 from .speaker import Voice, heard, speaking
 
+pytestmark = pytest.mark.process
+
 ROOM = ("--tenant", "acme", "--conversation", "room", "--log-level", "debug")
 BOTH = ("mic", "--play", *ROOM, "--play-latency-ms", "500")
 WORDS = tones.sequence(20)

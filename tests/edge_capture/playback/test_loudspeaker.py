@@ -21,6 +21,8 @@ from tests.waiting import bound, until
 
 from .speaker import RATE, Voice, heard, speaking
 
+pytestmark = pytest.mark.process
+
 PLAY = (
     "play", "--tenant", "acme", "--conversation", "room", "--log-level", "debug",
     # A busy machine interrupts nothing that is recorded.

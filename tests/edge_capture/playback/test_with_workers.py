@@ -23,6 +23,8 @@ from tests.worker.voice.tone_worker import ToneWorker
 
 from .speaker import heard
 
+pytestmark = pytest.mark.process
+
 PLAY = ("play", "--tenant", "t", "--conversation", "c", "--speaker", "s", "--log-level", "info")
 WORDS = tones.sequence(30)
 TEXT = " ".join(f"{' '.join(WORDS[at : at + 5]).capitalize()}." for at in range(0, 30, 5))

@@ -34,6 +34,8 @@ from tests.edge_capture.supervisor.agents import (
 )
 from tests.waiting import until
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def config(

@@ -8,9 +8,10 @@ import pytest
 
 from .storm import VOICES, Settings, VoiceStorm, voice_fleet
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.slow
-@pytest.mark.process
 @pytest.mark.parametrize("voice", VOICES)
 async def test_random_faults_cost_no_word_that_is_spoken(tmp_path: Path, voice: str) -> None:
     settings = Settings(faults=12, seed=20, talks=3, words=50, max_pause_seconds=2, long_cuts=False)

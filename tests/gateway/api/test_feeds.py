@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
+
 from gateway.api import feeds as module
 from gateway.api.feeds import Feeds
 from natterjack.broker.connection import Broker
 
 from ...waiting import until
+
+pytestmark = pytest.mark.process
 
 
 async def test_feeds_that_nobody_views_are_bounded(ready_broker: Broker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from nats.aio.msg import Msg
 
 from natterjack.broker import streams
@@ -13,6 +14,8 @@ from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from tests.faults.proxy import NatsProxy
 from tests.waiting import until
+
+pytestmark = pytest.mark.process
 
 
 async def test_messages_for_a_request_before_a_reconnect_are_surplus(

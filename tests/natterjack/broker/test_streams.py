@@ -14,6 +14,8 @@ from natterjack.errors import StreamMismatch, StreamMissing
 from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 from natterjack.voice.spec import MAX_TEXT_CHARACTERS, TextPiece
 
+pytestmark = pytest.mark.process
+
 
 async def test_ensure_creates_everything_once_and_then_only_checks(broker: Broker) -> None:
     await streams.ensure(broker, StreamSettings())

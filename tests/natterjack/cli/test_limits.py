@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
@@ -12,6 +14,8 @@ from worker.capacity.governor import Governor
 from worker.metrics import Metrics
 
 from .commands import run_async
+
+pytestmark = pytest.mark.process
 
 
 async def limits(server: EmbeddedServer, *arguments: str, status: int = 0) -> str:

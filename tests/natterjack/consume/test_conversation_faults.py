@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import pytest
+
 import natterjack
 from natterjack.broker.connection import Broker
 from natterjack.emulators import tones
@@ -15,6 +17,8 @@ from tests.nats_server import NatsServer
 from tests.natterjack.cli.commands import run_async
 from tests.waiting import within
 from tests.worker.programs import Speaker, StartWorker, closed, queue_empty, spoken
+
+pytestmark = pytest.mark.process
 
 
 def words_of(transcript: Transcript, speaker: str) -> list[str]:

@@ -24,6 +24,8 @@ from tests.waiting import soon, until
 
 from .events import final, interim, listening, publish, texts
 
+pytestmark = pytest.mark.process
+
 
 async def test_stored_first_then_live(
     ready_broker: Broker, broker_settings: BrokerSettings

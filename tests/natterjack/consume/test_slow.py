@@ -23,6 +23,8 @@ from tests.waiting import bound, within
 
 from .events import KEY, final, interim, publish
 
+pytestmark = pytest.mark.process
+
 COUNT = 3000
 
 
@@ -54,7 +56,6 @@ async def test_a_reader_that_stands_still_is_not_sent_more_than_it_asked_for(
     assert rest == [f"session-1:{n}" for n in range(1, COUNT + 1)]
 
 
-@pytest.mark.process
 async def test_a_frozen_process_delays_nobody_and_misses_no_final(
     broker_settings: BrokerSettings, ready_broker: Broker
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from tests.waiting import until
 
+pytestmark = pytest.mark.process
+
 PROGRAM = """
 import sys, time
 from pathlib import Path
@@ -23,7 +25,6 @@ time.sleep(600)
 """
 
 
-@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 async def test_a_tied_server_ends_with_a_killed_program(tmp_path: Path) -> None:
     with subprocess.Popen(

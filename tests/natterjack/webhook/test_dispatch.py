@@ -28,6 +28,8 @@ from tests.waiting import bound, soon, until
 from .events import by_session, final, interleaved, publish, status
 from .receiver import SECRET, Received, Receiver, accept, always
 
+pytestmark = pytest.mark.process
+
 SESSIONS = "abcdef"
 DEFAULT: tuple[WebhookKind, ...] = ("final", "closing")
 

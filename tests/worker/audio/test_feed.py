@@ -25,6 +25,8 @@ from worker.audio.feed import Feed, Gap
 from worker.audio.marks import Mark
 from worker.audio.reorder import Chunk
 
+pytestmark = pytest.mark.process
+
 START = Mark()
 OpenFeed = Callable[..., AbstractAsyncContextManager[Feed]]
 

@@ -26,6 +26,8 @@ from worker.metering.tally import Tally
 from worker.metering.usage import Usage
 from worker.metrics import Metrics
 
+pytestmark = pytest.mark.process
+
 DAY = "2026-11-20"
 
 

@@ -27,6 +27,8 @@ from .conftest import Start
 from .player import RATE, Application, heard, playing
 from .test_session import WORDS, sentences, spoken_chunks
 
+pytestmark = pytest.mark.process
+
 HUGE = 2**53 - 1
 
 

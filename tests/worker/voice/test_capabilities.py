@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 import signal
 
+import pytest
+
 from natterjack.broker.connection import Broker
 from natterjack.emulators import tones
 from natterjack.emulators.deepgram.flux_speak import DeepgramFluxSpeakEmulator
@@ -16,6 +18,8 @@ from .conftest import Start
 from .player import RATE, Application, Player, playing
 from .test_session import WORDS, interruption, sentences
 from .tone_worker import ToneWorker
+
+pytestmark = pytest.mark.process
 
 
 async def interrupted(application: Application, player: Player, at: float) -> UtteranceEvent:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
 from tests.natterjack.cli.commands import run_async
@@ -10,6 +12,8 @@ from tests.waiting import until
 from .conftest import Start
 from .player import RATE, Application, playing
 from .test_session import WORDS, sentences
+
+pytestmark = pytest.mark.process
 
 
 async def test_speech_is_interrupted_and_its_session_ended(

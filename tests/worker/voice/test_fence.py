@@ -17,6 +17,8 @@ from worker.voice.speech import Overheard, Speech
 
 from .player import RATE, Application
 
+pytestmark = pytest.mark.process
+
 CHUNK = bytes(2 * RATE // 10)
 
 

@@ -17,6 +17,8 @@ from .player import RATE, Application, playing, words
 from .test_session import WORDS, interruption, sentences
 from .tone_voice import HOLDS, WAITS_AT_GATE
 
+pytestmark = pytest.mark.process
+
 BREAKS = {"TONES_DROPS": "1", "WORKER_BACKOFF_SECONDS": "0.05"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from nats.aio.msg import Msg
 
 from natterjack.broker import streams
@@ -18,6 +19,8 @@ from .conftest import Start
 from .player import RATE, Application, playing
 from .test_session import WORDS, sentences
 from .test_takeover import published
+
+pytestmark = pytest.mark.process
 
 
 async def test_speech_that_is_lost_is_spoken_again_from_where_the_player_has_stopped(

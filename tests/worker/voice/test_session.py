@@ -29,6 +29,8 @@ from tests.waiting import until
 from .conftest import Start
 from .player import RATE, Application, heard, playing
 
+pytestmark = pytest.mark.process
+
 WORDS = tones.sequence(60)
 
 

@@ -13,6 +13,8 @@ from worker.voice.speech import Speech
 
 from .player import RATE, Application
 
+pytestmark = pytest.mark.process
+
 _CHUNK = bytes(2 * (RATE // 5))
 """The longest chunk at this rate."""
 

@@ -28,6 +28,8 @@ from .player import RATE, Application, playing, words
 from .test_session import WORDS, interruption, sentences
 from .tone_worker import ToneWorker
 
+pytestmark = pytest.mark.process
+
 AHEAD = {"WORKER_VOICE_AHEAD_SECONDS": "60"}
 
 

@@ -23,6 +23,8 @@ from tests.worker.programs import WorkerProcess, stored
 
 from .servers import WebSocketServer
 
+pytestmark = pytest.mark.process
+
 WORDS = tones.sequence(30)
 
 

@@ -20,6 +20,8 @@ from tests.identities import make_key
 from tests.natterjack.cli.commands import run_async
 from tests.waiting import until
 
+pytestmark = pytest.mark.process
+
 USERS: dict[str, tuple[Role, str, str | None]] = {
     "operator": ("operator", "", None),
     "edge_acme_room-12": ("edge", "room-12", "acme"),

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from natterjack.broker.connection import Broker
 from natterjack.fleet.edges import presence_subject
 from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.fleet.rooms import Room, reporting
 from tests.natterjack.cli.commands import Command, run_async
 from tests.waiting import until
+
+pytestmark = pytest.mark.process
 
 
 async def edges(server: EmbeddedServer, *arguments: str, status: int = 0) -> str:

@@ -12,6 +12,8 @@ from worker.providers.sherpa.settings import SherpaSettings
 
 from .speech import FORMAT, seconds
 
+pytestmark = pytest.mark.engine
+
 
 class TestSherpa(ProviderContract):
     @pytest.fixture

@@ -15,6 +15,8 @@ from worker.providers.sherpa import SherpaProvider
 
 from .speech import BYTES_PER_SECOND, REFERENCE, Take, linear16, seconds, take_of
 
+pytestmark = pytest.mark.engine
+
 MAX_WER = 0.15
 
 

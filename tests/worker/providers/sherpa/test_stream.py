@@ -16,6 +16,8 @@ from worker.providers.sherpa.stream import MAX_PENDING_BYTES, SherpaStream
 
 from .speech import PART_REFERENCE, PART_SECONDS, Take, chunks, feed, request, seconds, take_of
 
+pytestmark = pytest.mark.engine
+
 
 async def opened(provider: SherpaProvider, **options: float) -> SherpaStream:
     stream = await provider.open(request(options=options))

@@ -23,6 +23,8 @@ from worker.errors import LeaseLost, Overtaken
 from worker.session.checkpoint import Checkpoint, CheckpointStore
 from worker.session.output.publish import Publisher
 
+pytestmark = pytest.mark.process
+
 KEY = SessionKey("t", "c", "s")
 
 

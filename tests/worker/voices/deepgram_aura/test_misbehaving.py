@@ -17,6 +17,8 @@ from tests.worker.voice.player import Application, heard, playing
 from .conftest import KEY
 from .test_program import TEXT, WORDS, Start, broker, start
 
+pytestmark = pytest.mark.process
+
 __all__ = ["broker", "start"]
 
 

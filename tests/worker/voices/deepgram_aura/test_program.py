@@ -19,6 +19,8 @@ from tests.worker.voice.player import RATE, Application, heard, playing
 
 from .conftest import KEY
 
+pytestmark = pytest.mark.process
+
 WORDS = tones.sequence(40)
 TEXT = " ".join(f"{' '.join(WORDS[at : at + 7]).capitalize()}." for at in range(0, len(WORDS), 7))
 

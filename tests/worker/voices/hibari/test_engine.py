@@ -18,6 +18,8 @@ from worker.voices.hibari import model
 from worker.voices.hibari.engine import SAMPLE_RATE, Engine, Spoken
 from worker.voices.hibari.text import pieces
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def voice_engine(engine: None) -> Engine:
@@ -39,7 +41,6 @@ def test_the_same_text_is_the_same_audio(voice_engine: Engine) -> None:
     assert np.abs(np.frombuffer(first[0].audio, "<i2")).max() > 3000
 
 
-@pytest.mark.process
 def test_nothing_about_its_use_is_collected(engine: None, tmp_path: Path) -> None:
     """onnxruntime would leave the number of a session there, for the events that it sends."""
     code = (

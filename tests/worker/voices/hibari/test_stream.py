@@ -20,6 +20,8 @@ from worker.voices.hibari.stream import (
 
 from .conftest import request
 
+pytestmark = pytest.mark.engine
+
 STORY = "It was the best of times. It was the worst of times. It was the age of wisdom. " * 20
 
 
