@@ -9,7 +9,7 @@ from pathlib import Path
 
 from docs.generate import ROOT
 
-_SKIPPED = {".git", ".venv", "build", ".cache", "node_modules", "data", "secrets"}
+_SKIPPED = {"build", "node_modules", "data", "secrets"}
 _FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.M | re.S)
 
 
@@ -18,8 +18,8 @@ def files(*suffixes: str) -> tuple[Path, ...]:
     """The files of the repository with one of `suffixes`."""
     found = []
     for folder in (ROOT, *(p for p in sorted(ROOT.iterdir()) if p.is_dir())):
-        if folder.name in _SKIPPED or folder.name.startswith(".venv"):
-            continue
+        if folder.name in _SKIPPED or (folder != ROOT and folder.name.startswith(".")):
+            continue  # an environment, or a cache: pytest's has a page of its own
         paths = folder.glob("*") if folder == ROOT else folder.rglob("*")
         found += [
             path
