@@ -31,11 +31,12 @@ from natterjack.broker.streams import TRANSCRIPTS, ensure
 from natterjack.consume.durable import durable
 from natterjack.consume.listener import listen
 from natterjack.errors import NatterjackError
-from natterjack.events import FinalEvent, Word, parse_event
+from natterjack.events import FinalEvent, parse_event
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.process.table import table
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.subjects import SessionKey, transcript_subject
+from natterjack.values import Word
 from tests.clients.npm import build
 from tests.clients.npm import program as node
 

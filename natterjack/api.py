@@ -23,16 +23,13 @@ from .errors import (
     VoiceError,
 )
 from .events import (
-    Account,
     Event,
     FinalEvent,
-    Gap,
     InterimEvent,
     NoticeEvent,
     StatusEvent,
     TurnEvent,
     UsageEvent,
-    Word,
     parse_event,
 )
 from .position import Position
@@ -45,6 +42,7 @@ from .subjects import SessionKey
 from .transcripts.builder import TranscriptBuilder
 from .transcripts.model import Line, Segment, TimedWord, TranscriptGap, TranscriptSession
 from .transcripts.transcript import Transcript
+from .values import Account, Gap, Word
 from .voice.control import VoiceReply, VoiceRequest
 from .voice.events import (
     UtteranceEvent,

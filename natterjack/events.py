@@ -6,18 +6,12 @@ rate. This clock continues through reconnects, handovers and gaps.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
-    ValidationInfo,
-    model_validator,
 )
 from pydantic_core import from_json, to_json
 
@@ -25,47 +19,14 @@ from .errors import BadEvent, first_problem
 from .notices import CODE_PATTERN
 from .position import Position
 from .subjects import SessionKey
+from .values import Account, Model, Moment, ProviderUsage, Seconds, Stretch, Word
 
-# Beyond these bounds, which leave room for edges whose clocks are wrong, no arithmetic is possible.
-Seconds = Annotated[float, Field(ge=0, le=1e9)]
-Moment = Annotated[
-    AwareDatetime, Field(ge=datetime(1900, 1, 1, tzinfo=UTC), le=datetime(9000, 1, 1, tzinfo=UTC))
-]
 _TYPE = Field(description="kind of the event")
 _SOURCE, _POSITION = "_source", "_position"
 """Where an event was decoded from, beside its fields: not compared, copied to the wire or shown."""
 
 
-class _Model(BaseModel):
-    # Unknown fields are ignored, so that subscribers can read events of newer workers.
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class _Stretch(_Model):
-    """A stretch of audio, whose end may be absent. One that ends before it starts cannot be made,
-    but a stored one can still be read."""
-
-    @model_validator(mode="after")
-    def _forward(self, info: ValidationInfo) -> Self:
-        start, end = getattr(self, "start", None), getattr(self, "end", None)
-        if start is not None and end is not None and end < start and info.mode == "python":
-            raise ValueError(f"ends at {end} s, before it starts at {start} s")
-        return self
-
-
-class Word(_Stretch):
-    """One word; times and confidence are absent if the provider gives none, or unusable ones."""
-
-    text: Annotated[str, Field(description="the word, with its punctuation")]
-    start: Annotated[Seconds | None, Field(description="where the word begins, in seconds")] = None
-    end: Annotated[Seconds | None, Field(description="where the word ends, in seconds")] = None
-    confidence: Annotated[float | None, Field(description="from 0 to 1")] = None
-    speaker: Annotated[
-        str | None, Field(description="the label that the provider gives to the voice")
-    ] = None
-
-
-class CommonFields(_Model):
+class CommonFields(Model):
     """Fields of all events."""
 
     session_id: Annotated[str, Field(description="ID of the session, from its request")]
@@ -149,7 +110,7 @@ class Durable(CommonFields):
         return False
 
 
-class _Transcript(_Stretch):
+class _Transcript(Stretch):
     segment: Annotated[
         int, Field(ge=0, description="number of the segment: 0, 1, 2 ..., one for each final")
     ]
@@ -205,93 +166,6 @@ class TurnEvent(Durable):
     confidence: Annotated[
         float | None, Field(description="confidence that the turn has ended, from 0 to 1")
     ] = None
-
-
-class Gap(_Stretch):
-    """Audio without a transcript: it was lost, and the provider received silence of the same
-    duration in its place, or no provider could transcribe it (`unreadable`)."""
-
-    start: Annotated[Seconds, Field(description="where the gap begins, in seconds")]
-    end: Annotated[Seconds, Field(description="where the gap ends, in seconds")]
-    cause: Annotated[
-        str,
-        Field(
-            description="lost by the edge: `busy` (its machine was too busy), `suspended` (its "
-            "machine was), `device_lost`, `dropped` (too much audio waited), `resumed` (no edge "
-            "ran), or `edge` (unknown). Left out by it: `muted`. Lost later: `missing`, "
-            "`bad_chunk`, `unreadable`"
-        ),
-    ]
-
-
-class ProviderUsage(_Model):
-    """A session's use of one provider, over all its connections and workers."""
-
-    connections: Annotated[int, Field(description="number of connections")] = 0
-    sent_seconds: Annotated[
-        Seconds, Field(description="audio sent, including audio sent again")
-    ] = 0
-    replayed_seconds: Annotated[
-        Seconds,
-        Field(description="part of `sent_seconds` that had been sent before, because of faults"),
-    ] = 0
-    estimated_seconds: Annotated[
-        Seconds,
-        Field(
-            description="part of `sent_seconds` that is assumed: what killed workers may have sent "
-            "after their last report"
-        ),
-    ] = 0
-    connected_seconds: Annotated[Seconds, Field(description="duration of the connections")] = 0
-    reported_seconds: Annotated[
-        Seconds | None,
-        Field(description="audio or connection time that the provider reports, if it does"),
-    ] = None
-    billed_seconds: Annotated[Seconds, Field(description="by the provider's billing rule")] = 0
-    cost: Annotated[float, Field(description="cost of the billed seconds, in `currency`")] = 0
-    recovery_cost: Annotated[float, Field(description="part of `cost` for audio sent again")] = 0
-    currency: Annotated[str, Field(description="ISO 4217 code of `cost`")] = "USD"
-    characters: Annotated[
-        int, Field(ge=0, description="text sent to a voice, including text sent again")
-    ] = 0
-
-
-class Account(_Model):
-    """The closing summary of a session's audio, over its whole life."""
-
-    captured_seconds: Annotated[Seconds, Field(description="audio captured by the edge")] = 0
-    received_seconds: Annotated[
-        Seconds, Field(description="audio received by workers, each sample counted once")
-    ] = 0
-    sent_seconds: Annotated[
-        Seconds, Field(description="audio sent to providers, including audio sent again")
-    ] = 0
-    transcribed_seconds: Annotated[Seconds, Field(description="audio covered by finals")] = 0
-    connected_seconds: Annotated[
-        Seconds, Field(description="duration of all provider connections")
-    ] = 0
-    providers: Annotated[
-        dict[str, ProviderUsage], Field(description="use of each provider, by name")
-    ] = Field(default_factory=dict)
-    gaps: Annotated[list[Gap], Field(description="the first 100 gaps")] = Field(
-        default_factory=list
-    )
-    gap_seconds: Annotated[
-        dict[str, float], Field(description="duration of all gaps, by cause")
-    ] = Field(default_factory=dict)
-    bad_chunks: Annotated[
-        dict[str, int], Field(description="number of rejected chunks, by cause")
-    ] = Field(default_factory=dict)
-    recoveries: Annotated[
-        dict[str, int], Field(description="number of recoveries of the provider stream, by cause")
-    ] = Field(default_factory=dict)
-    notices: Annotated[
-        dict[str, int],
-        Field(description="number of notices of the edge, by code; `other` for unknown codes"),
-    ] = Field(default_factory=dict)
-    notices_suppressed: Annotated[
-        int, Field(ge=0, description="number of those that were not published: too many came")
-    ] = 0
 
 
 StatusState = Literal["assigned", "streaming", "recovering", "handed_over", "closed", "failed"]

@@ -19,14 +19,13 @@ LONG_MODULES = {
     "worker.audio.feed",
     "worker.capacity.permits",
     "edge_capture.spool.session",
-    "natterjack.events",
     "natterjack.emulators.deepgram.flux_speak",
     "natterjack.emulators.speechmatics.realtime",
 }
 
 CONTRACT = {
     "events", "decoding", "position", "subjects", "audio", "notices", "spec", "control", "hold",
-    "settings", "errors",
+    "settings", "errors", "values",
 }  # fmt: skip
 """Modules of `natterjack` that import neither asyncio nor NATS."""
 LAYERS: dict[str, list[set[str]]] = {

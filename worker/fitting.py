@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from natterjack.events import Account
 from natterjack.plugin.provider import Final, ProviderWord
+from natterjack.values import Account
 
 ELLIPSIS = "…"
 """The end of a text that was shortened."""

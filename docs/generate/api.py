@@ -19,6 +19,7 @@ _ELSEWHERE = {
     "natterjack.spec": "events.md",
     "natterjack.settings": "settings.md",
     "natterjack.transcripts.model": "transcript-json.md",
+    "natterjack.values": "events.md",
     "natterjack.voice.control": "events.md",
     "natterjack.voice.events": "events.md",
     "natterjack.voice.spec": "events.md",

@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from natterjack.events import Account, StatusEvent
+from natterjack.events import StatusEvent
 from natterjack.spec import SessionSpec
 from natterjack.telemetry.log import fields
+from natterjack.values import Account
 
 from ..session_status import WAITING, SessionStatus
 from ..succession import (

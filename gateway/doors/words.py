@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from natterjack.events import FinalEvent, InterimEvent, Word
+from natterjack.events import FinalEvent, InterimEvent
+from natterjack.values import Word
 
 _UNSPACED = frozenset(("cmn", "ja", "km", "lo", "my", "th", "wuu", "yue", "zh"))
 """Languages that are written without spaces between words."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from natterjack.decoding import AnyEvent
-from natterjack.events import FinalEvent, InterimEvent, TurnEvent, Word
+from natterjack.events import FinalEvent, InterimEvent, TurnEvent
+from natterjack.values import Word
 
 
 def on_client_clock(event: AnyEvent, origin: float) -> AnyEvent:

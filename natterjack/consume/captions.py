@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Literal, TextIO
 
 from natterjack.decoding import AnyEvent, UnknownEvent
-from natterjack.events import FinalEvent, Gap, NoticeEvent, StatusEvent
+from natterjack.events import FinalEvent, NoticeEvent, StatusEvent
 from natterjack.notices import text_of
 from natterjack.process.live_area import LiveArea
 from natterjack.process.terminal import end, escaped, middle, plain, start, width
 from natterjack.subjects import SessionKey
+from natterjack.values import Gap
 from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
 
 from .live_rows import LiveRows, Row

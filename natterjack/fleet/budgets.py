@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from natterjack.broker import streams
 from natterjack.broker.stored import Stored, StreamStore
 from natterjack.errors import UsageError, first_problem
-from natterjack.events import ProviderUsage
 from natterjack.subjects import check_token
+from natterjack.values import ProviderUsage
 
 from .limits import ACCOUNT_KEYS
 from .usage import DayUsage

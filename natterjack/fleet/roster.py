@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from natterjack.broker import streams
 from natterjack.broker.stored import Stored, StreamStore
 from natterjack.errors import first_problem
-from natterjack.events import ProviderUsage, Seconds
 from natterjack.settings import Kind
+from natterjack.values import ProviderUsage, Seconds
 
 from .usage import DayUsage
 

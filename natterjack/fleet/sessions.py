@@ -10,9 +10,9 @@ from typing import NamedTuple
 from pydantic import BaseModel
 
 from natterjack.errors import InvalidKey
-from natterjack.events import ProviderUsage
 from natterjack.settings import Kind
 from natterjack.subjects import SESSION_PREFIX, VOICE_SESSION_PREFIX, SessionKey, check_token
+from natterjack.values import ProviderUsage
 
 from .roster import SessionRecord, WorkerPage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from natterjack.events import ProviderUsage
+from natterjack.values import ProviderUsage
 
 
 class DayUsage(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from natterjack.events import Seconds
+from natterjack.values import Seconds
 
 Kind = Literal["transcribed", "spoken"]
 

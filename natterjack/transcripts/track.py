@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from natterjack.decoding import UnknownEvent
-from natterjack.events import FinalEvent, InterimEvent, StatusEvent, Word
+from natterjack.events import FinalEvent, InterimEvent, StatusEvent
+from natterjack.values import Word
 from natterjack.voice.events import UtteranceEvent, VoiceStatusEvent
 
 from .coverage import Stretches

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from natterjack.errors import BadEvent, first_problem
-from natterjack.events import Durable, Seconds, StatusState
+from natterjack.events import Durable, StatusState
+from natterjack.values import Seconds
 
 _TYPE = Field(description="kind of the event")
 Characters = Annotated[int, Field(ge=0)]

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from natterjack.events import Event, Gap
+from natterjack.events import Event
 from natterjack.transcripts.builder import TranscriptBuilder
+from natterjack.values import Gap
 
 from ..natterjack.transcripts.events import Session
 from ..natterjack.transcripts.events import at as at_time

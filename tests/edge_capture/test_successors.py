@@ -23,11 +23,12 @@ from natterjack.audio import decode_chunk_headers
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import AUDIO, ensure
 from natterjack.control import stop_reason
-from natterjack.events import Account, StatusEvent, StatusState
+from natterjack.events import StatusEvent, StatusState
 from natterjack.hold import Hold
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import hold_subject, transcript_subject
+from natterjack.values import Account
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import Edge, Recording, requests, stored
 from tests.edge_capture.test_faults import say, speech, status_event

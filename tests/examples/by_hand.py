@@ -10,15 +10,9 @@ from typing import Any, Literal
 from nats.errors import Error as NatsError
 
 from natterjack.broker.connection import Broker
-from natterjack.events import (
-    Account,
-    Event,
-    FinalEvent,
-    InterimEvent,
-    StatusEvent,
-    TurnEvent,
-)
+from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent, TurnEvent
 from natterjack.subjects import SessionKey, transcript_subject
+from natterjack.values import Account
 
 STARTED = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from natterjack.emulators import tones
-from natterjack.events import Account, DurableEvent, FinalEvent, StatusEvent, TurnEvent
+from natterjack.events import DurableEvent, FinalEvent, StatusEvent, TurnEvent
+from natterjack.values import Account
 
 WORST_TIME_SECONDS: Final = 0.02
 """Largest allowed error of a word's time."""

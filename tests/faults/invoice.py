@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.stored import StreamStore
-from natterjack.events import Account
 from natterjack.fleet.usage import DayUsage
+from natterjack.values import Account
 
 from ..emulators.process import RemoteEmulator
 

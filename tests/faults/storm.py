@@ -17,9 +17,9 @@ from natterjack.audio import AUDIO_END, AUDIO_POS, SESSION_ID
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.stored import StoreUnavailable, StreamStore
-from natterjack.events import Account
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
+from natterjack.values import Account
 
 from ..waiting import until
 from ..worker.programs import closed, queue_empty

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from natterjack.emulators.tones import TimedWord
-from natterjack.events import Account as SessionAccount
-from natterjack.events import DurableEvent, FinalEvent, Gap, StatusEvent, Word
+from natterjack.events import DurableEvent, FinalEvent, StatusEvent
+from natterjack.values import Account as SessionAccount
+from natterjack.values import Gap, Word
 
 from ..waiting import bound
 from .agent.account import Take, account

@@ -20,9 +20,10 @@ from natterjack.audio import MAX_CHUNK_BYTES
 from natterjack.broker.connection import Broker
 from natterjack.emulators import tones
 from natterjack.emulators.deepgram.listen import DeepgramEmulator
-from natterjack.events import Account, FinalEvent
+from natterjack.events import FinalEvent
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
+from natterjack.values import Account
 
 from ..searching import tried
 from ..waiting import bound, until

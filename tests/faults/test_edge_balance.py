@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from natterjack.emulators import tones
-from natterjack.events import Account, DurableEvent, FinalEvent, StatusEvent, Word
+from natterjack.events import DurableEvent, FinalEvent, StatusEvent
+from natterjack.values import Account, Word
 
 from .edge_table.balance import (
     Result,

@@ -20,10 +20,10 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.emulators import pcm, tones
 from natterjack.emulators.deepgram.listen import DeepgramEmulator
-from natterjack.events import Account
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
+from natterjack.values import Account
 
 from ..edge_capture import program
 from ..edge_capture.conftest import StartEdge

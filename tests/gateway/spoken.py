@@ -7,16 +7,8 @@ from typing import Any
 from uuid import uuid4
 
 from natterjack.broker.connection import Broker
-from natterjack.events import (
-    Account,
-    Durable,
-    FinalEvent,
-    Gap,
-    InterimEvent,
-    ProviderUsage,
-    StatusEvent,
-    Word,
-)
+from natterjack.events import Durable, FinalEvent, InterimEvent, StatusEvent
+from natterjack.values import Account, Gap, ProviderUsage, Word
 
 
 class Spoken:

@@ -10,9 +10,10 @@ import pytest
 
 from natterjack.decoding import UnknownEvent, decode_event
 from natterjack.errors import BadEvent
-from natterjack.events import FinalEvent, InterimEvent, StatusEvent, Word
+from natterjack.events import FinalEvent, InterimEvent, StatusEvent
 from natterjack.position import Position
 from natterjack.subjects import SessionKey
+from natterjack.values import Word
 
 COMMON: dict[str, Any] = {
     "session_id": "session-1", "tenant": "t", "conversation": "c", "speaker": "s",

@@ -7,9 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from natterjack.errors import BadEvent
-from natterjack.events import FinalEvent, Gap, InterimEvent, StatusEvent, Word, parse_event
+from natterjack.events import FinalEvent, InterimEvent, StatusEvent, parse_event
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
+from natterjack.values import Gap, Word
 
 COMMON = {
     "session_id": "session-1", "tenant": "t", "conversation": "c", "speaker": "s",

@@ -12,9 +12,10 @@ import pytest
 
 from natterjack.broker.connection import Broker
 from natterjack.emulators import tones
-from natterjack.events import Account, FinalEvent, StatusEvent, TurnEvent
+from natterjack.events import FinalEvent, StatusEvent, TurnEvent
 from natterjack.spec import SessionSpec
 from natterjack.subjects import session_subject
+from natterjack.values import Account
 
 from ..faults.audit import WORST_TIME_SECONDS
 from .programs import Speaker, Transcript, closed, stored

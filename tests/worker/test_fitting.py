@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from natterjack.events import Account, Gap, ProviderUsage
 from natterjack.plugin.provider import Final, ProviderWord
+from natterjack.values import Account, Gap, ProviderUsage
 from tests.searching import examples
 from worker.fitting import divided, shortened
 

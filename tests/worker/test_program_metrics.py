@@ -13,16 +13,9 @@ import pytest
 
 from natterjack.broker.connection import Broker
 from natterjack.emulators.deepgram.listen import DeepgramEmulator
-from natterjack.events import (
-    Account,
-    Event,
-    FinalEvent,
-    InterimEvent,
-    TurnEvent,
-    UsageEvent,
-    parse_event,
-)
+from natterjack.events import Event, FinalEvent, InterimEvent, TurnEvent, UsageEvent, parse_event
 from natterjack.settings import BrokerSettings
+from natterjack.values import Account
 
 from ..waiting import bound, lateness, until
 from .programs import UNDISTURBED, Speaker, StartWorker, Transcript, WorkerProcess, closed, holder

@@ -7,10 +7,11 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 
-from natterjack.events import Account, StatusState
-from natterjack.events import Gap as GapRecord
+from natterjack.events import StatusState
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
+from natterjack.values import Account
+from natterjack.values import Gap as GapRecord
 from worker.audio.feed import Feed, Gap
 from worker.audio.notices import Notices
 from worker.audio.reorder import Chunk

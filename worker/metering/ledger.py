@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import Counter
 
-from natterjack.events import ProviderUsage
+from natterjack.values import ProviderUsage
 from worker.metrics import Metrics
 
 from .prices import Price

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from natterjack.events import ProviderUsage
+from natterjack.values import ProviderUsage
 
 
 @dataclass(slots=True)

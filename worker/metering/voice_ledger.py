@@ -9,8 +9,8 @@ import json
 import time
 from collections.abc import Mapping
 
-from natterjack.events import ProviderUsage
 from natterjack.plugin.voice import VoiceCapabilities
+from natterjack.values import ProviderUsage
 from worker.metrics import Metrics
 
 from .tally import Tally

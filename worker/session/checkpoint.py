@@ -15,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from natterjack.broker.client.fastpath import MessageTooLarge
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import CHECKPOINTS_BUCKET, bucket_subject
-from natterjack.events import Account
 from natterjack.subjects import SessionKey
+from natterjack.values import Account
 from worker.audio.marks import Mark
 from worker.errors import LeaseLost, Overtaken
 

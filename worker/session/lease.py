@@ -11,12 +11,13 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Generic, Protocol
 
-from natterjack.events import Account, StatusEvent
+from natterjack.events import StatusEvent
 from natterjack.fleet.roster import SessionRecord
 from natterjack.plugin.provider import Final
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
+from natterjack.values import Account
 from worker.errors import LeaseLost, Overtaken
 from worker.trace import NoTrace
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from natterjack.control import is_stop
-from natterjack.events import Account
 from natterjack.plugin.errors import ProviderError, RemoteProtocolError
 from natterjack.spec import SessionSpec
+from natterjack.values import Account
 from worker.audio.feed import Feed
 from worker.metering.account import AccountBuilder
 from worker.metering.ledger import Ledger

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple
 
-from natterjack.events import Account, ProviderUsage, StatusEvent
+from natterjack.events import StatusEvent
 from natterjack.fleet.roster import REPORT_SECONDS, SessionRecord
 from natterjack.spec import SessionSpec
+from natterjack.values import Account, ProviderUsage
 
 from .checkpoint import C, Checkpoint, LeaseRecord
 from .states import State

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from natterjack.broker.streams import VOICE_CHECKPOINTS_BUCKET
-from natterjack.events import ProviderUsage
+from natterjack.values import ProviderUsage
 from worker.session.checkpoint import LeaseRecord
 
 

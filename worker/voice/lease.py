@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from natterjack.events import ProviderUsage
+from natterjack.values import ProviderUsage
 from natterjack.voice.spec import VoiceSpec
 from worker.session.cutoff import Cutoff
 from worker.session.lease import BaseLease, EndQuery, RosterQuery, Store

@@ -11,9 +11,9 @@ import pytest
 
 from natterjack.broker.connection import Broker
 from natterjack.emulators.deepgram.listen import DeepgramEmulator
-from natterjack.events import Gap
 from natterjack.settings import BrokerSettings
 from natterjack.transcripts.files import FORMATS
+from natterjack.values import Gap
 
 from ...nats_server import NatsServer
 from ...waiting import until

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from natterjack.events import FinalEvent, InterimEvent, StatusEvent, TurnEvent, Word
+from natterjack.events import FinalEvent, InterimEvent, StatusEvent, TurnEvent
+from natterjack.values import Word
 
 _COMMON: dict[str, Any] = {
     "session_id": "session-1", "tenant": "acme", "conversation": "call", "speaker": "client",

@@ -19,10 +19,10 @@ import websockets
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
-from natterjack.events import ProviderUsage
 from natterjack.fleet.usage import DayUsage
 from natterjack.local.demo import MAX_WORD_ERROR_RATE, bundled_recording, bundled_text
 from natterjack.local.wer import word_error_rate
+from natterjack.values import ProviderUsage
 from tests.waiting import until, within
 
 from .house import RATE, House, Speech

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.doors.words import delimiter, right_to_left, timed_words
-from natterjack.events import Word
+from natterjack.values import Word
 
 from .samples import final
 

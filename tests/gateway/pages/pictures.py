@@ -18,10 +18,10 @@ from playwright.async_api import Browser, Page, async_playwright
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
-from natterjack.events import ProviderUsage
 from natterjack.fleet.edges import EdgePresence
 from natterjack.fleet.roster import SessionRecord, WorkerPage
 from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.values import ProviderUsage
 
 from ...nats_server import NatsServer
 from ..process import GatewayProcess

@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Page, Route
 
 from natterjack.broker.connection import Broker
-from natterjack.events import Gap
+from natterjack.values import Gap
 
 from ...edge_capture.fleet.rooms import Room, reporting
 from ...nats_server import NatsServer

@@ -10,8 +10,8 @@ import pytest
 from playwright.async_api import Error, Page, expect
 
 from natterjack.broker.connection import Broker
-from natterjack.events import Gap, Word
 from natterjack.fleet.edges import EdgePresence, Level, SourcePresence, presence_subject
+from natterjack.values import Gap, Word
 
 from ...edge_capture.fleet.rooms import Room, reporting
 from ...nats_server import NatsServer

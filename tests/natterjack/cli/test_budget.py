@@ -11,10 +11,10 @@ from nats.js.kv import KeyValue
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
-from natterjack.events import ProviderUsage
 from natterjack.fleet.budgets import Budget, parse_budget
 from natterjack.fleet.usage import DayUsage
 from natterjack.local.embedded import EmbeddedServer
+from natterjack.values import ProviderUsage
 from tests.natterjack.fleet.test_budgets import put, usage
 
 from .commands import run, run_async

@@ -17,10 +17,11 @@ from natterjack.cli.arguments import parse_time
 from natterjack.cli.retry import History, Problem
 from natterjack.emulators.deepgram.listen import DeepgramEmulator
 from natterjack.errors import UsageError
-from natterjack.events import Account, StatusEvent, parse_durable
+from natterjack.events import StatusEvent, parse_durable
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import MAX_STORED_BYTES, SessionSpec
+from natterjack.values import Account
 from tests.worker.programs import Speaker, StartWorker, Transcript, closed, queue_empty, spoken
 from tests.worker.successors import following, new_id, request
 

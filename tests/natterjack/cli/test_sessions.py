@@ -17,7 +17,7 @@ import pytest
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.emulators import tones
-from natterjack.events import FinalEvent, ProviderUsage
+from natterjack.events import FinalEvent
 from natterjack.fleet.roster import SessionRecord, WorkerPage
 from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
@@ -27,6 +27,7 @@ from natterjack.subjects import (
     transcript_subject,
     voice_session_subject,
 )
+from natterjack.values import ProviderUsage
 from natterjack.voice.spec import VoiceSpec
 from tests.nats_server import NatsServer
 from tests.natterjack.speaking.by_hand import Hand

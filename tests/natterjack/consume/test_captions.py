@@ -18,10 +18,8 @@ from rich.cells import cell_len
 from natterjack.consume.captions import Captions, clock
 from natterjack.decoding import AnyEvent, UnknownEvent
 from natterjack.events import (
-    Account,
     Event,
     FinalEvent,
-    Gap,
     InterimEvent,
     NoticeEvent,
     StatusEvent,
@@ -29,6 +27,7 @@ from natterjack.events import (
     TurnEvent,
 )
 from natterjack.process.terminal import plain
+from natterjack.values import Account, Gap
 from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
 from tests.searching import examples
 

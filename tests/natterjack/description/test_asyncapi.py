@@ -21,7 +21,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from natterjack.description.asyncapi import document
-from natterjack.events import FinalEvent, Word
+from natterjack.events import FinalEvent
+from natterjack.values import Word
 from tests.compatibility.messages import described, with_new_fields
 
 from ...waiting import bound

@@ -9,7 +9,6 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.stored import StreamStore
 from natterjack.errors import InvalidKey, UsageError
-from natterjack.events import ProviderUsage
 from natterjack.fleet.budgets import (
     Budget,
     Used,
@@ -24,6 +23,7 @@ from natterjack.fleet.budgets import (
     standings,
 )
 from natterjack.fleet.usage import DayUsage
+from natterjack.values import ProviderUsage
 
 DAY = "2026-11-20"
 

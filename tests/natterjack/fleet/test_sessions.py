@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from natterjack.events import ProviderUsage
 from natterjack.fleet.roster import SessionRecord, WorkerPage
 from natterjack.fleet.sessions import (
     GONE,
@@ -22,6 +21,7 @@ from natterjack.fleet.sessions import (
     workers,
 )
 from natterjack.subjects import SessionKey
+from natterjack.values import ProviderUsage
 
 NOW = datetime.now(UTC)
 

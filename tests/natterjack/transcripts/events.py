@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from natterjack.events import Account, FinalEvent, Gap, InterimEvent, StatusEvent, Word
+from natterjack.events import FinalEvent, InterimEvent, StatusEvent
+from natterjack.values import Account, Gap, Word
 from natterjack.voice.events import UtteranceEvent, VoiceStatusEvent
 
 BEGIN = datetime(2026, 11, 30, 12, tzinfo=UTC)

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from natterjack.events import FinalEvent, Gap
+from natterjack.events import FinalEvent
 from natterjack.transcripts.builder import TranscriptBuilder
 from natterjack.transcripts.transcript import Transcript
+from natterjack.values import Gap
 from natterjack.voice.events import UtteranceEvent
 from tests.natterjack.transcripts.events import BEGIN, Session, at, words
 from tests.searching import examples

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from natterjack.events import Gap
 from natterjack.transcripts.documents import escaped
 from natterjack.transcripts.text import clean, join
 from natterjack.transcripts.transcript import Transcript, schema
+from natterjack.values import Gap
 from tests.natterjack.transcripts.events import Session, words
 from tests.natterjack.transcripts.test_builder import built
 from tests.searching import examples

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from natterjack.events import Account, StatusState
+from natterjack.events import StatusState
 from natterjack.subjects import SessionKey
+from natterjack.values import Account
 from worker.audio.feed import Gap
 from worker.metering.account import AccountBuilder, count_ended, is_complete
 from worker.metering.ledger import Ledger

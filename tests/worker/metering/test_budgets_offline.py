@@ -6,9 +6,9 @@ import pytest
 
 from natterjack.broker.client.fastpath import Client
 from natterjack.broker.connection import Broker
-from natterjack.events import ProviderUsage
 from natterjack.fleet.budgets import DEFAULT_KEY, Budget, Used, budget_key
 from natterjack.fleet.usage import DayUsage
+from natterjack.values import ProviderUsage
 from worker.metering.budgets import Budgets, _Followed
 from worker.metering.tally import Tally
 from worker.metrics import Metrics

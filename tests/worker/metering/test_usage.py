@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from natterjack.events import ProviderUsage
+from natterjack.values import ProviderUsage
 from tests.searching import examples
 from worker.metering.usage import Usage
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
-from natterjack.events import Account, Gap
+from natterjack.values import Account, Gap
 from worker.audio.marks import Mark
 from worker.session.checkpoint import Checkpoint
 

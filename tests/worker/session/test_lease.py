@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from natterjack.events import ProviderUsage, StatusEvent
+from natterjack.events import StatusEvent
 from natterjack.fleet.roster import SessionRecord
 from natterjack.plugin.provider import Final
 from natterjack.spec import SessionSpec
+from natterjack.values import ProviderUsage
 from worker.audio.feed import Gap
 from worker.errors import LeaseLost
 from worker.metering.prices import Price

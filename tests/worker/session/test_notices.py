@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from natterjack.events import Account, NoticeEvent
+from natterjack.events import NoticeEvent
 from natterjack.notices import OTHER, changes, label, parse_notes
 from natterjack.plugin.provider import Final
 from natterjack.spec import SessionSpec
 from natterjack.subjects import EventKind
+from natterjack.values import Account
 from tests.searching import examples
 from worker.audio.notices import MAX_PUBLISHED
 from worker.audio.reorder import Chunk

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from natterjack.events import Account, FinalEvent
+from natterjack.events import FinalEvent
 from natterjack.plugin.errors import PluginFault, ProviderError, RemoteProtocolError
 from natterjack.plugin.provider import Final
 from natterjack.spec import SessionSpec
+from natterjack.values import Account
 from tests.worker.session.in_memory import Published, progress
 from worker.session.output.timeline import Timeline
 from worker.session.progress import record_prefix

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from natterjack.events import Account, ProviderUsage, StatusEvent
+from natterjack.events import StatusEvent
 from natterjack.fleet.roster import REPORT_SECONDS, SessionRecord
 from natterjack.spec import SessionSpec
+from natterjack.values import Account, ProviderUsage
 from worker.audio.marks import Mark
 from worker.session import takeover
 from worker.session.checkpoint import Checkpoint

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.doors.openai.items import UNCOMMITTED_S, Items
-from natterjack.events import FinalEvent, InterimEvent, StatusEvent, TurnEvent, Word
+from natterjack.events import FinalEvent, InterimEvent, StatusEvent, TurnEvent
+from natterjack.values import Word
 
 COMMON: dict[str, Any] = {
     "session_id": "s", "tenant": "t", "conversation": "c", "speaker": "p", "epoch": 1,

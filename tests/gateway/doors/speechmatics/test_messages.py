@@ -13,7 +13,8 @@ from gateway.doors.speechmatics.agent import Agent
 from gateway.doors.speechmatics.errors import Fatal
 from gateway.doors.speechmatics.realtime import Realtime
 from natterjack.emulators.speechmatics.spec import AGENT, REALTIME, Specification
-from natterjack.events import Event, Word
+from natterjack.events import Event
+from natterjack.values import Word
 
 from ..samples import final, interim, status, turn, words_of
 from .test_protocol import RAW

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from natterjack.broker.client.fastpath import MessageTooLarge
-from natterjack.events import Account, Gap, TurnEvent, TurnKind
+from natterjack.events import TurnEvent, TurnKind
 from natterjack.plugin.provider import Final, Interim, ProviderWord, Turn
 from natterjack.spec import SessionSpec
+from natterjack.values import Account, Gap
 from worker.errors import LeaseLost
 from worker.metering.ledger import Ledger
 from worker.metering.prices import Price
