@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from natterjack.emulators import tones
-from natterjack.emulators.deepgram.flux_speak import FluxSpeakFaults, FluxSpeakSession
+from natterjack.emulators.deepgram.flux_speak import FluxSpeakSession
+from natterjack.emulators.deepgram.flux_speak_faults import FluxSpeakFaults
 from natterjack.emulators.deepgram.flux_speak_query import parse
 from natterjack.emulators.session import Close, Elapsed, Refusal
 from natterjack.emulators.spoken import SECONDS_PER_WORD, tone_words

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, cast
 
 from aiohttp import web
-from pydantic import Field
 
 from natterjack.audio import BYTES_PER_SAMPLE
 
@@ -20,6 +19,8 @@ from ..server import Emulator
 from ..session import Close, Elapsed, Outgoing, Refusal, Session
 from ..spoken import Playout, synthesize
 from ..tones import GAP_SECONDS, WORD_SECONDS
+from .flux_speak_faults import FluxSpeakFaults
+from .flux_speak_messages import close_code, configure_failure, warning
 from .flux_speak_query import (
     BadSpeed,
     FluxSpeak,
@@ -33,56 +34,7 @@ from .query import ERRORS, check_auth, refuse
 
 _MAX_MESSAGE_BYTES: Final = 2_000_000
 """Our choice: the size is not documented."""
-_CLOSE_CODES: Final = {"MESSAGE": 1008, "DATA": 1008, "BIG": 1009}
-"""Close codes, by the first word of the error's code. They and the default 1011 are our choice."""
 _MIN_GAP_SECONDS: Final = 0.03
-_WARNINGS: Final = {
-    "NO_ACTIVE_SPEECH": "There is no active turn. The request will be ignored.",
-    "NO_SYNTHESIZABLE_TEXT": "The text of the turn cannot be spoken.",
-    "SYNTHESIS_RETRYING": "Synthesis failed and is retried.",
-    "INPUT_MARKUP_STRIPPED": "Markup was removed from the text.",
-    "NO_AUDIO_GENERATED": "There is no audio to interrupt.",
-    "INTERRUPT_IN_PROGRESS": "An earlier Interrupt is in progress.",
-    "INVALID_INTERRUPT_OFFSET": "playback_offset must advance.",
-}
-
-
-class FluxSpeakFaults(Faults):
-    """Switches of this emulator."""
-
-    speech_pace: float = Field(4, gt=0, description="speed of the audio, in multiples of real time")
-    odd_frames: bool = Field(False, description="frames of audio end within samples")
-    inactive_seconds: float = Field(
-        60, gt=0, description="end the stream after this long without a message or a ping"
-    )
-    session_seconds: float = Field(3600, gt=0, description="end the stream at this age")
-    no_connected: bool = Field(False, description="never send Connected")
-    flushed: Literal["before", "in", "after"] = Field(
-        "before",
-        description="place of Flushed: before the audio of the rest of the text, in it, or after "
-        "SpeechMetadata",
-    )
-    interrupt_answers: tuple[str, ...] = Field(
-        (),
-        description="answers to the first Interrupts: normal, none (the speech stops), or the code "
-        "of a warning (the speech goes on)",
-    )
-    interrupt_seconds: float = Field(0, ge=0, description="delay of the answer to Interrupt")
-    audio_after_interrupt: int = Field(
-        0, ge=0, description="frames of 20 ms of the turn's audio sent between Interrupt and answer"
-    )
-    idle_interrupt: str = Field(
-        "NO_ACTIVE_SPEECH", description="warning for an Interrupt without an active turn"
-    )
-    rebases: bool = Field(True, description="an interrupt sets the clock to what was played")
-    configure_answer: Literal["normal", "not_supported", "internal", "none"] = "normal"
-    synthesis_retries: int = Field(0, ge=0, description="warn this often before each turn's audio")
-    synthesis_fails: bool = Field(False, description="fail with NET-0000 instead of speaking")
-    error_code: str = "NET-0000"
-    error_after_seconds: float | None = Field(
-        None, description="send an Error with `error_code` at this position"
-    )
-    extra_fields: bool = Field(False, description="messages have undocumented fields")
 
 
 class FluxSpeakSession(Session):
@@ -233,7 +185,7 @@ class FluxSpeakSession(Session):
             return self._fatal("DATA-0002", "Pronunciation cannot be combined with speed.")
         found: list[Outgoing] = []
         if text.stripped:
-            found.append(_warning("INPUT_MARKUP_STRIPPED"))
+            found.append(warning("INPUT_MARKUP_STRIPPED"))
         turn = self._open_turn()
         if turn is None:
             turn = Turn()
@@ -254,22 +206,22 @@ class FluxSpeakSession(Session):
     def _flush(self) -> list[Outgoing]:
         turn = self._open_turn()
         if turn is None:
-            return [_warning("NO_ACTIVE_SPEECH")]
+            return [warning("NO_ACTIVE_SPEECH")]
         turn.flushed = True
         return self._synthesize() if turn is self._active else []
 
     def _interrupt(self, offset_ms: int | None) -> list[Outgoing]:
         wanted = self._wanted_answer()
         if wanted not in ("normal", "none"):
-            return [_warning(wanted)]
+            return [warning(wanted)]
         if self._answer is not None:
-            return [_warning("INTERRUPT_IN_PROGRESS")]
+            return [warning("INTERRUPT_IN_PROGRESS")]
         if not self._playout.sent_bytes:
-            return [_warning("NO_AUDIO_GENERATED")]
+            return [warning("NO_AUDIO_GENERATED")]
         if self._active is None:
-            return [_warning(self._faults.idle_interrupt)]
+            return [warning(self._faults.idle_interrupt)]
         if offset_ms is not None and offset_ms <= self._last_offset_ms:
-            return [_warning("INVALID_INTERRUPT_OFFSET")]
+            return [warning("INVALID_INTERRUPT_OFFSET")]
         turn, self._active = self._active, None
         generated_ms = self._clock_ms
         self._playout.clear()
@@ -322,12 +274,7 @@ class FluxSpeakSession(Session):
             if speed != 1.0 and any(turn.pronunciations for turn in self._pending):
                 code = "CONTROL_COMBINATION_INVALID"
         if code is not None:
-            failure: dict[str, Any] = {"type": "ConfigureFailure", "code": code}
-            if code != "INTERNAL_ERROR":
-                failure["field"] = "speed"
-            if code not in ("INTERNAL_ERROR", "SPEED_NOT_SUPPORTED"):
-                failure["value"] = speed
-            return [{**failure, "description": "The change was not applied."}]
+            return [configure_failure(code, speed)]
         self.speed = self.speed if speed is None else speed
         applied = {} if self.speed is None else {"speed": self.speed}
         return [{"type": "ConfigureSuccess", "applied": applied}]
@@ -365,7 +312,7 @@ class FluxSpeakSession(Session):
         found: list[Outgoing] = [{"type": "SpeechStarted", "speech_id": turn.speech_id}]
         faults = self._faults
         if (faults.synthesis_retries or faults.synthesis_fails) and self.hits():
-            found += [_warning("SYNTHESIS_RETRYING")] * faults.synthesis_retries
+            found += [warning("SYNTHESIS_RETRYING")] * faults.synthesis_retries
             if faults.synthesis_fails:
                 return found + self._fatal("NET-0000", "Synthesis failed.")
         return found + self._synthesize()
@@ -389,7 +336,7 @@ class FluxSpeakSession(Session):
                 self._playout.add(flushed)
                 self._playout.speak(tail, gap)
             if turn.silent:
-                self._playout.add(_warning("NO_SYNTHESIZABLE_TEXT"))
+                self._playout.add(warning("NO_SYNTHESIZABLE_TEXT"))
             self._playout.add({"type": "SpeechMetadata", "speech_id": turn.speech_id})
             if place == "after":
                 self._playout.add(flushed)
@@ -418,12 +365,11 @@ class FluxSpeakSession(Session):
         return [totals, Close(1000)]
 
     def _fatal(self, code: str, description: str) -> list[Outgoing]:
-        """Send an Error and close. The close code is undocumented (our choice)."""
+        """Send an Error and close."""
         self._closed = True
         self._playout.clear()
         error = {"type": "Error", "code": code, "description": description}
-        close = Close(_CLOSE_CODES.get(code.partition("-")[0], 1011))
-        return [*self._finished([error]), close]
+        return [*self._finished([error]), Close(close_code(code))]
 
     def _finished(self, messages: list[Outgoing]) -> list[Outgoing]:
         if self._faults.extra_fields:
@@ -431,14 +377,6 @@ class FluxSpeakSession(Session):
                 if isinstance(message, dict):
                     message["x_extra"] = {"deep": [1, None, {"er": True}]}
         return messages
-
-
-def _warning(code: str) -> dict[str, Any]:
-    return {
-        "type": "Warning",
-        "code": code,
-        "description": _WARNINGS.get(code, "A condition on demand."),
-    }
 
 
 class DeepgramFluxSpeakEmulator(Emulator):
