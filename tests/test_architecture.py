@@ -19,7 +19,6 @@ LONG_MODULES = {
     "worker.audio.feed",
     "worker.capacity.permits",
     "edge_capture.spool.session",
-    "natterjack.emulators.speechmatics.realtime",
 }
 
 CONTRACT = {

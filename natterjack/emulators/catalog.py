@@ -44,7 +44,7 @@ TRANSCRIBING: Final = {
         {"WORKER_PROVIDER": "managed", "MANAGED_URL": "ws://{host}", "MANAGED_TOKEN": "any"},
     ),
     "speechmatics": Entry(
-        "speechmatics.realtime:SpeechmaticsEmulator",
+        "speechmatics.emulator:SpeechmaticsEmulator",
         {
             "WORKER_PROVIDER": "speechmatics",
             "SPEECHMATICS_URL": "ws://{host}/v2",

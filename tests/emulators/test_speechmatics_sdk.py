@@ -31,7 +31,7 @@ from speechmatics.rt import (
 )
 
 from natterjack.emulators import tones
-from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
+from natterjack.emulators.speechmatics.emulator import SpeechmaticsEmulator
 from natterjack.emulators.speechmatics.spec import REALTIME as spec
 from tests.waiting import bound, until, within
 

@@ -11,7 +11,7 @@ import pytest
 
 from natterjack.broker.connection import Broker
 from natterjack.emulators.deepgram.listen import DeepgramEmulator
-from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
+from natterjack.emulators.speechmatics.emulator import SpeechmaticsEmulator
 from natterjack.events import StatusEvent
 from natterjack.settings import BrokerSettings
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from natterjack.broker.connection import Broker
-from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
+from natterjack.emulators.speechmatics.emulator import SpeechmaticsEmulator
 from natterjack.events import InterimEvent
 from natterjack.settings import BrokerSettings
 

@@ -1,6 +1,6 @@
 """Emulators of Speechmatics' realtime interfaces. They need the extra `emulators`."""
 
 from .agent import SpeechmaticsAgentEmulator
-from .realtime import SpeechmaticsEmulator
+from .emulator import SpeechmaticsEmulator
 
 __all__ = ["SpeechmaticsAgentEmulator", "SpeechmaticsEmulator"]

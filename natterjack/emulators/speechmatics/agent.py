@@ -1,7 +1,7 @@
 """Emulator of Speechmatics' Agent STT for tone words.
 
 Follows the vendor's specification (specs/speechmatics-agent-stt.yaml) and documentation; what it
-shares with the realtime API is in speechmatics.py. Undocumented behavior is marked "our choice".
+shares with the realtime API is in realtime.py. Undocumented behavior is marked "our choice".
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from natterjack.audio import Encoding
 from ..faults import Faults
 from ..session import Outgoing
 from .agent_engine import SegmentEngine
+from .emulator import SpeechmaticsEmulator
+from .engine import AnyEngine
 from .faults import AgentFaults
-from .realtime import AnyEngine, RecognitionSession, SpeechmaticsEmulator
+from .realtime import RecognitionSession
 from .spec import AGENT, Specification
 
 

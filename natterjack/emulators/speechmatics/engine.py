@@ -6,7 +6,7 @@ behavior is marked "our choice".
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ..canned import Recognizer
 from ..tones import TimedWord
@@ -22,6 +22,25 @@ _COMMA_AFTER: Final = 4
 _SPEECH_SECONDS: Final = 0.05
 """Part of a word after which a cut falls inside the word."""
 _ENTITIES: Final = {"monday": "date", "october": "date", "eleven": "number", "hundred": "number"}
+
+
+class AnyEngine(Protocol):
+    """Turns audio into the messages of one endpoint."""
+
+    config: dict[str, Any]
+    decoder: Recognizer
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def mid_word(self) -> bool: ...
+
+    def process(self, decoded: list[TimedWord]) -> list[dict[str, Any]]: ...
+
+    def force(self, until: float | None) -> list[dict[str, Any]]: ...
+
+    def end(self) -> list[dict[str, Any]]: ...
 
 
 class Engine:

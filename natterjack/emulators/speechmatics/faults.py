@@ -1,4 +1,4 @@
-"""Speechmatics' limits and close codes, and the faults that tests can inject at both endpoints."""
+"""Speechmatics' close codes, and the faults that tests can inject at both endpoints."""
 
 from __future__ import annotations
 
@@ -32,15 +32,6 @@ CLOSE_CODES: Final = {
 def close_code(kind: str) -> int:
     """The close code after an Error of this type; for an unknown type, our choice."""
     return CLOSE_CODES.get(kind, 1011)
-
-
-IDLE_SECONDS: Final = 3600.0
-IDLE_WARNINGS: Final = (15, 10, 5)
-SESSION_SECONDS: Final = 48 * 3600.0
-SESSION_WARNINGS: Final = (45, 30, 15)
-LIFELESS_SECONDS: Final = 180.0
-"""Limits of a session ("Limits"), in seconds: without audio, in total, and without audio, ping and
-pong. Warnings precede the first two by the given minutes."""
 
 
 class SessionFaults(Faults):

@@ -1,70 +1,31 @@
-"""Emulator of Speechmatics' realtime WebSocket (version 2) for tone words.
+"""A session of Speechmatics' realtime WebSocket (version 2), for tone words.
 
 Follows the vendor's specification (specs/speechmatics-realtime.yaml) and documentation ("Error
-handling", "Limits", "Turn detection", "Authentication"). Undocumented behavior is marked
-"our choice".
+handling", "Limits", "Turn detection"). Undocumented behavior is marked "our choice".
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, Literal, Protocol, cast
+from typing import Any, ClassVar, Final, Literal, cast
 
 import numpy as np
-from aiohttp import web
 
 from natterjack.audio import Encoding
 
-from ..canned import Recognizer
 from ..faults import GARBAGE, Faults
-from ..server import Emulator
-from ..session import Close, Elapsed, Outgoing, Refusal, Session
-from ..tones import TimedWord
-from .engine import Engine
-from .faults import (
-    IDLE_SECONDS,
-    IDLE_WARNINGS,
-    LIFELESS_SECONDS,
-    SESSION_SECONDS,
-    SESSION_WARNINGS,
-    SessionFaults,
-    SpeechmaticsFaults,
-    close_code,
-)
+from ..session import Close, Elapsed, Outgoing, Session
+from .engine import AnyEngine, Engine
+from .faults import SessionFaults, close_code
 from .spec import REALTIME, Specification
-from .start import judge
+from .start import ENCODINGS, judge
+from .time_limits import LIFELESS_SECONDS, TimeLimits
 
 _STEP_SECONDS: Final = 0.02
 """Length of a processing step, short so that results do not depend on the frame size."""
-_ENCODINGS: Final[dict[str, tuple[int, Encoding]]] = {
-    "pcm_s16le": (2, "linear16"),
-    "mulaw": (1, "mulaw"),
-    "pcm_f32le": (4, "linear16"),
-}
-"""Bytes per sample, and the decoder's encoding."""
-
-
-class AnyEngine(Protocol):
-    """Turns audio into the messages of one endpoint."""
-
-    config: dict[str, Any]
-    decoder: Recognizer
-
-    @property
-    def seconds(self) -> float: ...
-
-    @property
-    def mid_word(self) -> bool: ...
-
-    def process(self, decoded: list[TimedWord]) -> list[dict[str, Any]]: ...
-
-    def force(self, until: float | None) -> list[dict[str, Any]]: ...
-
-    def end(self) -> list[dict[str, Any]]: ...
 
 
 class RecognitionSession(Session):
@@ -99,6 +60,7 @@ class RecognitionSession(Session):
         self._clock_start: float | None = None
         """Where the clock restarted, in seconds of audio; None if it never did."""
         self._warned: set[str] = set()
+        self._time_limits = TimeLimits()
         self._pending_start: dict[str, Any] | None = None
         self._start_at: float | None = None
         self._engine: AnyEngine | None = None
@@ -169,7 +131,7 @@ class RecognitionSession(Session):
         return self._engine is not None and self._engine.mid_word
 
     def seconds_in(self, audio: bytes) -> float:
-        width = _ENCODINGS[self._encoding][0] if self._encoding else 2
+        width = ENCODINGS[self._encoding][0] if self._encoding else 2
         return len(audio) / width / self._rate
 
     def final_text(self, message: dict[str, Any]) -> str:
@@ -233,7 +195,7 @@ class RecognitionSession(Session):
             return []
         audio = content["audio_format"]
         self._encoding, self._rate = audio["encoding"], audio["sample_rate"]
-        encoding = _ENCODINGS[self._encoding][1]
+        encoding = ENCODINGS[self._encoding][1]
         self._engine = self.engine(content, encoding)
         started = {
             "message": "RecognitionStarted",
@@ -293,7 +255,7 @@ class RecognitionSession(Session):
 
     def _process(self, audio: bytes) -> list[dict[str, Any]]:
         assert self._engine is not None
-        width = _ENCODINGS[self._encoding][0]
+        width = ENCODINGS[self._encoding][0]
         audio = self._rest + audio
         step = int(_STEP_SECONDS * self._rate) * width
         whole = len(audio) - len(audio) % width
@@ -374,26 +336,16 @@ class RecognitionSession(Session):
                 return []
             self._started = True
             return self._outgoing([self._pending_start])
-        rate = self._switches.clock_rate
-        if elapsed.without_life * rate >= LIFELESS_SECONDS:
+        elapsed = Elapsed._make(seconds * self._switches.clock_rate for seconds in elapsed)
+        if elapsed.without_life >= LIFELESS_SECONDS:
             self._over = True
             return [Close(1011, "keepalive ping timeout")]  # code and reason are our choice
-        return self._runs_out(
-            "idle_timeout", elapsed.without_audio * rate, IDLE_SECONDS, IDLE_WARNINGS
-        ) or self._runs_out(
-            "session_timeout", elapsed.open * rate, SESSION_SECONDS, SESSION_WARNINGS
-        )
-
-    def _runs_out(
-        self, kind: str, passed: float, limit: float, warnings: Sequence[int]
-    ) -> list[Outgoing]:
-        if passed >= limit:
-            return self._fail(kind, "Session has timed out")
-        for minutes in warnings:
-            if passed >= limit - 60 * minutes and f"{kind} {minutes}" not in self._warned:
-                self._warned.add(f"{kind} {minutes}")
-                return self._warn(kind, f"Session will timeout in {minutes}m", again=True)
-        return []
+        due = self._time_limits.due(elapsed)
+        if due is None:
+            return []
+        if due.minutes == 0:
+            return self._fail(due.kind, "Session has timed out")
+        return self._warn(due.kind, f"Session will timeout in {due.minutes}m", again=True)
 
     # ---- shapes -----------------------------------------------------------------------------
 
@@ -438,65 +390,3 @@ class RecognitionSession(Session):
                 {"message": "AddTranslation", "language": "es", "results": []}
             ),
         }
-
-
-class SpeechmaticsEmulator(Emulator):
-    """Server at `ws://127.0.0.1:<port>/v2`, with temporary keys at `/v1/api_keys` over HTTP."""
-
-    name: ClassVar[str] = "speechmatics"
-    # With or without a trailing slash, and the older form with the language.
-    path: ClassVar[str] = "/v2{rest:(/[^/]*)?}"
-    faults_model: ClassVar[type[Faults]] = SpeechmaticsFaults
-    session_type: ClassVar[type[RecognitionSession]] = RecognitionSession
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.sessions: list[RecognitionSession] = []
-        """Sessions of all admitted connections, oldest first."""
-        self.temporary_keys: list[str] = []
-        """Valid temporary keys; tests remove keys to invalidate them."""
-        self.requests: list[dict[str, str]] = []
-        """Headers (in lower case) and query of each admitted handshake."""
-
-    def route(self, router: web.UrlDispatcher) -> None:
-        super().route(router)
-        router.add_post("/v1/api_keys", self._give_key)
-
-    def admit(self, request: web.Request) -> Session:
-        key = request.query.get("jwt") or _bearer(request)
-        known = self._known(key, temporary_only="jwt" in request.query)
-        faults = cast(SessionFaults, self.faults)
-        if not known and not faults.auth_in_band:
-            raise Refusal(401, "Unauthorized")
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        self.requests.append({**headers, **request.query})
-        usage = self.open_connections + 1
-        session = self.session_type(self.faults, usage, "" if known else "not_authorised")
-        self.sessions.append(session)
-        return session
-
-    def _known(self, key: str, *, temporary_only: bool) -> bool:
-        if key in self.temporary_keys:
-            return True
-        return bool(key) and not temporary_only and self.api_key in (None, key)
-
-    async def _give_key(self, request: web.Request) -> web.Response:
-        """Answer with 201 and a temporary key, or with a JSON error ("Authentication")."""
-        status = cast(SessionFaults, self.faults).management_status
-        if status is None and not self._known(_bearer(request), temporary_only=False):
-            status = 403
-        if status is not None:
-            error = {"code": status, "error": "Error", "detail": "No temporary key"}
-            return web.json_response(error, status=status)
-        ttl = (await request.json()).get("ttl")
-        if request.query.get("type") != "rt" or not isinstance(ttl, int) or not 60 <= ttl <= 86_400:
-            error = {"code": 400, "error": "Bad Request", "detail": "type or ttl"}
-            return web.json_response(error, status=400)
-        self.temporary_keys.append(f"eyJ{secrets.token_urlsafe(24)}")
-        created = {"apikey_id": None, "key_value": self.temporary_keys[-1]}
-        return web.json_response(created, status=201)
-
-
-def _bearer(request: web.Request) -> str:
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    return key if scheme == "Bearer" else ""

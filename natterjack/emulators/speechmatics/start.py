@@ -1,8 +1,10 @@
-"""Validation of Speechmatics' StartRecognition."""
+"""Validation of Speechmatics' StartRecognition, and the encodings of audio that it may name."""
 
 from __future__ import annotations
 
 from typing import Any, Final
+
+from natterjack.audio import Encoding
 
 from .spec import Specification
 
@@ -10,6 +12,12 @@ LANGUAGES: Final = frozenset(
     ("ar", "cmn", "cmn_en", "de", "en", "es", "fr", "it", "ja", "multi", "nl", "pl", "pt", "yue")
 )
 """A selection of languages (our choice)."""
+ENCODINGS: Final[dict[str, tuple[int, Encoding]]] = {
+    "pcm_s16le": (2, "linear16"),
+    "mulaw": (1, "mulaw"),
+    "pcm_f32le": (4, "linear16"),
+}
+"""Bytes per sample, and the decoder's encoding."""
 _INVALID: Final = {
     "language": "invalid_language",
     "model": "invalid_model",

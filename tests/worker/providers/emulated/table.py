@@ -15,7 +15,7 @@ from natterjack.emulators.faults import GARBAGE
 from natterjack.emulators.managed import ManagedEmulator
 from natterjack.emulators.server import Emulator
 from natterjack.emulators.speechmatics.agent import SpeechmaticsAgentEmulator
-from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
+from natterjack.emulators.speechmatics.emulator import SpeechmaticsEmulator
 from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused, Stalled, Unavailable
 from natterjack.plugin.provider import Provider
 from tests.waiting import bound

@@ -12,7 +12,7 @@ import pytest
 from natterjack.audio import AudioFormat
 from natterjack.emulators import pcm, tones
 from natterjack.emulators.server import Emulator
-from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
+from natterjack.emulators.speechmatics.emulator import SpeechmaticsEmulator
 from natterjack.plugin.errors import Dropped
 from natterjack.plugin.provider import Notice, Provider, ProviderEvent, ProviderStream, Usage
 from tests.waiting import bound, soon, until

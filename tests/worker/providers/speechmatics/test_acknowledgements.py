@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from natterjack.emulators import tones
-from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
+from natterjack.emulators.speechmatics.emulator import SpeechmaticsEmulator
 from natterjack.plugin.errors import (
     Dropped,
 )

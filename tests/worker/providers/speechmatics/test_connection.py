@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from natterjack.emulators import tones
+from natterjack.emulators.speechmatics.emulator import SpeechmaticsEmulator
 from natterjack.emulators.speechmatics.faults import CLOSE_CODES
-from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
 from natterjack.emulators.speechmatics.spec import REALTIME as spec
 from natterjack.plugin.errors import (
     Dropped,

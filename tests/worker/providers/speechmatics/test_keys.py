@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from natterjack.emulators.speechmatics.realtime import SpeechmaticsEmulator
+from natterjack.emulators.speechmatics.emulator import SpeechmaticsEmulator
 from natterjack.plugin.errors import (
     ProviderError,
     RemoteProtocolError,
