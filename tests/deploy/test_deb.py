@@ -182,7 +182,10 @@ async def test_the_unit_of_a_user_captures_from_the_users_sound_server(
     spool = home / ".local/state/natterjack-edge"
 
     def captured() -> bool:
-        return sum(path.stat().st_size for path in spool.glob("*/*.se*")) > 32_000
+        try:
+            return sum(path.stat().st_size for path in spool.glob("*/*.se*")) > 32_000
+        except FileNotFoundError:  # a folder just got its name
+            return False
 
     await until(captured, "a second of audio is in the spool", 60)
     booted.run(*user, "stop", "natterjack-edge-run")

@@ -110,10 +110,20 @@ async def test_words_fade_after_some_seconds(
 ) -> None:
     page = await open_page(f"{gateway.http}/captions/c?fade=1")
     await holds(page, "document.documentElement.dataset.state === 'open'")
+    # They fade for a second, which somebody who looks from outside may miss.
+    await page.evaluate(
+        """() => {
+            window.faded = false;
+            const fading = () => document.querySelector(".caption.gone") !== null;
+            const look = () => { window.faded ||= fading(); };
+            const all = { subtree: true, childList: true, attributes: true };
+            new MutationObserver(look).observe(document.body, all);
+        }"""
+    )
     await Spoken(ready_broker, "c", "s").final("words")
     await shows(page, ["words"])
-    await page.locator(".caption.gone").wait_for()
     await until(lambda: texts_gone(page), "they are removed")
+    assert await page.evaluate("window.faded")
 
 
 async def texts_gone(page: Page) -> bool:

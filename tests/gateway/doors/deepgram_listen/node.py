@@ -45,7 +45,11 @@ class NodeListener:
             self.errors += line.decode()
 
     async def opened(self, times: int = 1) -> None:
-        await until(lambda: self.count("open") >= times, f"connected {times} times", 30)
+        try:
+            await until(lambda: self.count("open") >= times, f"connected {times} times", 30)
+        except AssertionError as error:
+            others = [one for one in self.said if one["on"] not in ("message", "sent")]
+            raise AssertionError(f"{error}: {others[-8:]} {self.errors[-900:]}") from None
 
     async def send(self, audio: bytes) -> None:
         assert self._process.stdin is not None

@@ -171,7 +171,7 @@ async def test_no_silence_while_audio_flows(make: Make, emulator: DeepgramFluxEm
 
 async def test_an_idle_stream_is_kept_alive(make: Make, emulator: DeepgramFluxEmulator) -> None:
     """Silence or pings keep it open while there is no audio."""
-    interval = min(bound(0.15), 4)  # a PONG is waited for half as long
+    interval = min(bound(0.3), 4)  # a PONG is waited for half as long
     inactive = 5 * interval
     never = 59  # the longest of both settings, and longer than the pauses below
     await emulator.set(inactive_seconds=inactive)

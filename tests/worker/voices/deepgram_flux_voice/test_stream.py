@@ -287,7 +287,7 @@ async def test_a_reader_that_stops_holds_the_provider_back(
     make: Make, emulator: DeepgramFluxSpeakEmulator
 ) -> None:
     """And the connection stays: pings need no answer, and keep it from being idle."""
-    idle = bound(0.4)
+    idle = bound(0.7)
     await emulator.set(speech_pace=1000, inactive_seconds=idle)
     text = "able about above acorn " * 80
     stream = await make(ping_seconds=idle / 10).open(VoiceStreamRequest("s", "linear16", RATE))
@@ -309,7 +309,7 @@ async def test_a_reader_that_stops_holds_the_provider_back(
 
 
 async def test_pings_keep_an_idle_stream(make: Make, emulator: DeepgramFluxSpeakEmulator) -> None:
-    idle = bound(0.2)
+    idle = bound(0.35)
     await emulator.set(inactive_seconds=idle)
     async with listening(make(ping_seconds=idle / 5)) as listener:
         await until(lambda: emulator.log[0].id == 0, "open")
