@@ -357,7 +357,7 @@ async def _audit_point(stage: Stage, spec: SessionSpec, trigger: Trigger) -> int
 
 
 def _progress(checkpoint: Checkpoint) -> tuple[Any, ...]:
-    """What is the same in a checkpoint that the same worker writes again."""
+    """The parts of a checkpoint that stay when the same worker writes it again."""
     return (
         checkpoint.session_id, checkpoint.epoch, checkpoint.holder, checkpoint.state,
         checkpoint.closed, checkpoint.position,
