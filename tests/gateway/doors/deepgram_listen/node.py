@@ -45,11 +45,16 @@ class NodeListener:
             self.errors += line.decode()
 
     async def opened(self, times: int = 1) -> None:
+        def opened_or_ended() -> bool:
+            return self.count("open") >= times or self._process.returncode is not None
+
+        problem = "the client has ended"
         try:
-            await until(lambda: self.count("open") >= times, f"connected {times} times", 30)
+            await until(opened_or_ended, f"connected {times} times", 30)
         except AssertionError as error:
-            others = [one for one in self.said if one["on"] not in ("message", "sent")]
-            raise AssertionError(f"{error}: {others[-8:]} {self.errors[-900:]}") from None
+            problem = str(error)
+        others = [one for one in self.said if one["on"] not in ("message", "sent")]
+        assert self.count("open") >= times, f"{problem}: {others[-8:]} {self.errors[-900:]}"
 
     async def send(self, audio: bytes) -> None:
         assert self._process.stdin is not None
