@@ -41,6 +41,7 @@ def test_the_same_text_is_the_same_audio(voice_engine: Engine) -> None:
     assert np.abs(np.frombuffer(first[0].audio, "<i2")).max() > 3000
 
 
+@pytest.mark.process
 def test_nothing_about_its_use_is_collected(engine: None, tmp_path: Path) -> None:
     """onnxruntime would leave the number of a session there, for the events that it sends."""
     code = (
