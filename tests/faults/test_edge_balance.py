@@ -50,6 +50,15 @@ def test_a_missing_word_is_lost_unless_a_gap_is_named() -> None:
     assert compare(played, received, [(15.0, 17.0)]).lost == 4, "the gap is somewhere else"
 
 
+def test_what_is_wrong_says_where_it_is() -> None:
+    played, received = spoken(range(40), shift=BOOT), spoken(range(10), range(11, 40), range(3, 4))
+    lost, doubled = compare(played, received, [(1.0, 2.0), (5.5, 7.0)]).notes
+    assert lost == f"{WORDS[10]!r} played and not heard, 5.000-5.240 s; gap 5.500-7.000"
+    assert doubled == f"{WORDS[3]!r} heard more than once, 1.500-1.740 s; gap 1.000-2.000"
+    row = Result("a", "row", words=compare(played, received, []))
+    assert [line for line in row.details() if line.endswith("no gap")]
+
+
 def test_a_gap_is_found_on_a_clock_that_has_moved() -> None:
     """Audio was lost without a name before the gap; what the gap has is named all the same."""
     played = spoken(range(40), shift=BOOT)

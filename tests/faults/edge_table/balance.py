@@ -40,6 +40,8 @@ class Words:
     """Largest change of the difference between the microphone's and the transcript's time."""
     missing: list[TimedWord] = field(default_factory=list)
     """Words that are not in the transcript and in no gap, as they were played."""
+    notes: list[str] = field(default_factory=list)
+    """Where each word is that is lost, doubled or out of order, and which gap is nearest."""
 
 
 @dataclass
@@ -105,7 +107,7 @@ class Result:
         yield f"{self.name}: {'passed' if self.passed else 'FAILED'}"
         yield f"  sessions: {'; '.join(self.sums.sessions)}"
         yield f"  times of words change by {self.words.worst_time_seconds:.3f} s at most"
-        yield from (f"  {note}" for note in self.notes)
+        yield from (f"  {note}" for note in (*self.words.notes, *self.notes))
         yield from (f"  problem: {problem}" for problem in (*self.sums.problems, *self.problems))
         yield from (f"  edge: {line}" for line in self.last_lines)
 
@@ -151,11 +153,15 @@ def compare(
         else:
             missing.append(played[n].word)
             found.missing.append(played[n])
+            found.notes.append(
+                _place("played and not heard", played[n], max(clocks, default=0.0), gaps)
+            )
     for n in extra:
         near = texts[max(0, n - _NEAR_WORDS) : n] + texts[n + 1 : n + 1 + _NEAR_WORDS]
         if texts[n] in missing:
             missing.remove(texts[n])
             found.out_of_order += 1
+            found.notes.append(_place("out of order", received[n], 0.0, gaps))
         elif texts[n] not in near and (
             _at_brink(received[n], gaps)
             or any(_within(received[n], matched[each], unheard) for each in _neighbors(n, matched))
@@ -164,12 +170,21 @@ def compare(
             found.heard += 1
         else:
             found.doubled += 1
+            found.notes.append(_place("heard more than once", received[n], 0.0, gaps))
     found.lost = len(missing)
     if ahead:
         offsets = list(ahead.values())
         first = statistics.median(offsets[:_ANCHORS])
         found.worst_time_seconds = max(abs(offset - first) for offset in offsets)
     return found
+
+
+def _place(kind: str, word: TimedWord, ahead: float, gaps: Sequence[tuple[float, float]]) -> str:
+    """A word, where it is on the clock of the gaps, and the gap that is nearest."""
+    first, last = word.start - ahead, word.end - ahead
+    nearest = min(gaps, key=lambda gap: max(gap[0] - last, first - gap[1]), default=None)
+    near = f"gap {nearest[0]:.3f}-{nearest[1]:.3f}" if nearest else "no gap"
+    return f"{word.word!r} {kind}, {first:.3f}-{last:.3f} s; {near}"
 
 
 def _neighbors(n: int, known: Mapping[int, float]) -> Iterator[int]:
