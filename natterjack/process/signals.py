@@ -27,17 +27,29 @@ def stop_signals() -> tuple[int, ...]:
 def receiving(numbers: Iterable[int], received: Callable[[int], object]) -> Iterator[None]:
     """Within the block, call `received` in the running loop with the number of each signal.
 
-    The main thread must enter it. Afterwards, the signals do what they did before.
+    The main thread must enter it. Afterwards, the signals do what they do by default. But SIGHUP is
+    ignored if it came: the shell and the kernel may both send it when a terminal is closed, and the
+    second would kill a program that is about to end with its own status.
     """
     loop = asyncio.get_running_loop()
+    came = set[int]()
+
+    def receive(number: int) -> None:
+        came.add(number)
+        received(number)
 
     def forward(number: int, _frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(received, number)
+        loop.call_soon_threadsafe(receive, number)
+
+    def ignore_hangup() -> None:
+        if hasattr(signal, "SIGHUP") and signal.SIGHUP in came:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     with contextlib.ExitStack() as stack:
+        stack.callback(ignore_hangup)
         for number in numbers:
             try:
-                loop.add_signal_handler(number, received, number)
+                loop.add_signal_handler(number, receive, number)
             except NotImplementedError:  # on Windows, no event loop has handlers
                 before = signal.signal(number, forward)
                 stack.callback(signal.signal, number, before or signal.SIG_DFL)
