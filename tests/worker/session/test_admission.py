@@ -18,7 +18,7 @@ from natterjack.plugin.errors import (
     RequestRefused,
     Unavailable,
 )
-from tests.waiting import settle, soon, until
+from tests.waiting import bound, settle, soon, until
 from worker import drain as module
 from worker.capacity.slots import LOANS_PER_SLOT
 from worker.drain import HandOver
@@ -29,6 +29,9 @@ from worker.session.admission import CutoffReached, Held, NoProvider, Stuck
 from worker.session.states import State, may_follow
 
 from .parts import RATE, Case, install_providers
+
+_OPEN_SECONDS = bound(0.2)
+"""How long a breaker stays open whose session has to find it open, and to wait for it."""
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +110,7 @@ async def test_a_provider_with_an_open_breaker_is_passed_over() -> None:
 
 
 async def test_a_session_waits_for_the_breaker_and_is_the_probe() -> None:
-    case = await Case(provider="one", breaker_seconds=0.05).start()
+    case = await Case(provider="one", breaker_seconds=_OPEN_SECONDS).start()
     case.open_breaker("one")
     await held(case)
     opened = await soon(case.admission.connect(), 10)
@@ -193,7 +196,7 @@ async def test_a_held_session_keeps_its_permit_only_if_its_account_serves_others
         (Unavailable("one", "connect", "down"), True),
         (RequestRefused("one", "auth", "wrong key", "401"), False),
     ):
-        case = await Case(provider="one", breaker_seconds=0.05).start()
+        case = await Case(provider="one", breaker_seconds=_OPEN_SECONDS).start()
         case.accounts.limit("shared")
         await case.admission.connect()
         case.enter(State.WAITING)
@@ -218,7 +221,7 @@ async def test_a_session_says_once_why_it_is_held_until_it_streams() -> None:
 
 
 async def test_a_fault_of_its_own_that_was_published_is_not_published_again() -> None:
-    case = await Case(provider="one", breaker_seconds=0.05).start()
+    case = await Case(provider="one", breaker_seconds=_OPEN_SECONDS).start()
     await case.admission.recover(Unavailable("one", "rate_limit", "429"), finals_moved=False)
     case.enter(State.WAITING)
     await held(case)
@@ -280,7 +283,7 @@ async def test_the_breaker_counts_after_a_wait_for_a_permit_too() -> None:
 
 
 async def test_a_session_that_waits_for_a_permit_may_be_held_next() -> None:
-    case = await Case(provider="one", breaker_seconds=0.05).start()
+    case = await Case(provider="one", breaker_seconds=_OPEN_SECONDS).start()
     case.accounts.limit("shared")
     case.accounts.granting.clear()
     connecting = asyncio.create_task(case.admission.connect())
