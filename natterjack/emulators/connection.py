@@ -293,10 +293,10 @@ class Connection:
             await self._socket.send_frame(b"", WSMsgType.CLOSE)
 
     async def _stop_reading(self) -> None:
-        transport = self._request.transport
+        # uvloop's transports have the methods of asyncio.Transport, but not the class.
+        transport: Any = self._request.transport
         if transport is None:
             return
-        assert isinstance(transport, asyncio.ReadTransport)
         transport.pause_reading()
         while self._emulator.faults.stop_reading_after_seconds is not None:
             await asyncio.sleep(0.02)  # polling interval; the loop waits for the switch

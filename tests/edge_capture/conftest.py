@@ -21,6 +21,7 @@ from edge_capture.__main__ import main
 from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.program import Edge
 from tests.freezing import freeze
+from tests.loops import pytest_asyncio_loop_factories as pytest_asyncio_loop_factories
 from tests.waiting import until
 
 StartEdge = Callable[..., Edge]

@@ -11,6 +11,7 @@ from gateway.session import Sessions
 from gateway.settings import GatewaySettings
 from natterjack.broker.connection import Broker
 
+from ..loops import pytest_asyncio_loop_factories as pytest_asyncio_loop_factories
 from ..worker.conftest import emulator as emulator
 from ..worker.conftest import provider_settings as provider_settings
 from ..worker.conftest import start_worker as start_worker

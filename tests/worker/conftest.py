@@ -16,6 +16,7 @@ from natterjack.emulators.server import Emulator
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
+from tests.loops import pytest_asyncio_loop_factories as pytest_asyncio_loop_factories
 
 from .programs import StartWorker, WorkerProcess
 
