@@ -149,7 +149,7 @@ class Player:
     """Plays what it receives live, at `speed` times real time, and reports like a player."""
 
     def __init__(self, broker: Broker, spec: VoiceSpec, speed: float) -> None:
-        self._broker, self._spec, self._speed = broker, spec, speed
+        self._broker, self._spec, self.speed = broker, spec, speed
         self.audio = bytearray()
         """The audio that was played."""
         self.cuts = 0
@@ -196,7 +196,7 @@ class Player:
                 await asyncio.sleep(0.02)  # the interval at which it looks
                 now = time.monotonic()
                 self._take()
-                frames = round((now - last) * self._speed * self._spec.sample_rate)
+                frames = round((now - last) * self.speed * self._spec.sample_rate)
                 last = now
                 if self.stop_at is not None:
                     frames = max(0, min(frames, self.stop_at - self.position))
@@ -206,7 +206,7 @@ class Player:
                 self.position += len(played) // 2
                 missing = self._next if self._chunks else self.missing
                 if now >= report_at or missing is not None or self._interrupted:
-                    report_at = now + 0.2 / self._speed
+                    report_at = now + 0.2 / self.speed
                     state: Any = "playing" if self._waiting else "idle"
                     if self._interrupted:
                         state = "interrupted"

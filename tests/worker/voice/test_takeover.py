@@ -61,14 +61,15 @@ async def test_the_end_of_an_utterance_has_its_text_although_that_is_read_late(
     application = Application(broker)
     await application.open()
     async with (
-        playing(broker, application.spec, speed=4) as player,
+        playing(broker, application.spec, speed=0.5) as player,
         NatsProxy(nats_server.port) as proxy,
     ):
         await application.say(sentences(WORDS[:20]))
         await published(application, 0)
-        first.signal(signal.SIGKILL)
+        first.signal(signal.SIGKILL)  # before it knows that all was played
         lost = proxy.before(f"$JS.API.DIRECT.GET.{TEXT}")
         await start(NATS_URL=proxy.url, **AHEAD)
+        player.speed = 4
         await until(lambda: len(player.words) == 20, "it is played", 30)
         await application.say(sentences(WORDS[20:25]), end=True)
         await application.closed()
@@ -359,13 +360,14 @@ async def test_text_that_is_stored_after_the_takeover_is_the_text_of_the_speech_
     first = await start(**AHEAD)
     application = Application(broker)
     await application.open()
-    async with playing(broker, application.spec, speed=4) as player:
+    async with playing(broker, application.spec, speed=0.5) as player:
         await application.say(sentences(WORDS[:20]))
         await published(application, 0)
-        first.signal(signal.SIGKILL)
+        first.signal(signal.SIGKILL)  # before it knows that all was played
         await first.wait()
         late = await withdraw(broker, application, known)
         await start(**AHEAD)
+        player.speed = 4
         await until(lambda: len(player.words) == 20, "it is played", 30)
         await assigned(application, epoch=2)
         assert (0, "finished") not in await application.utterances()

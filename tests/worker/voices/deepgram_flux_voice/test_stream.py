@@ -34,6 +34,8 @@ from worker.voices.deepgram_flux_voice import DeepgramFluxVoice
 from .conftest import Make
 
 TEXT = "Able about above. Acorn across actor."
+LONG = TEXT + f" {TEXT}" * 20
+"""Text whose speech is not at its end when an interrupt comes."""
 RATE = 24_000
 
 
@@ -136,7 +138,7 @@ async def test_what_was_heard_is_what_the_provider_says(
     async with listening(make(rebased_clock=rebases)) as listener:
         for round_, word_count in enumerate((2, 1, 3), 1):
             before = listener.seconds
-            await listener.say(TEXT)
+            await listener.say(LONG)
             wanted = word_count * 0.32 + 0.05
             await until(lambda b=before, w=wanted: listener.seconds > b + w + 0.3, "more audio")
             played += wanted
@@ -144,7 +146,7 @@ async def test_what_was_heard_is_what_the_provider_says(
             answer = await listener.until(Interrupted, round_)
             assert answer.text_spoken is not None
             assert tone_words(answer.text_spoken) == tone_words(TEXT)[:word_count]
-            assert answer.billed_characters == len(TEXT)
+            assert answer.billed_characters == len(LONG)
         # A phrase that was spoken at the provider is played when the next interrupt comes.
         await listener.say("Able.")
         await listener.until(PhraseEnd)
@@ -152,7 +154,7 @@ async def test_what_was_heard_is_what_the_provider_says(
         await listener.stream.interrupt(played)
         assert await listener.until(Interrupted, 4) == Interrupted()
         before = listener.seconds
-        await listener.say(TEXT)
+        await listener.say(LONG)
         await until(lambda: listener.seconds > before + 0.5, "audio of the last phrase")
         await listener.stream.interrupt(played + 0.4)
         assert (await listener.until(Interrupted, 5)).text_spoken == "Able"
@@ -165,8 +167,8 @@ async def test_new_text_is_not_mixed_with_what_was_cancelled(
 ) -> None:
     await emulator.set(speech_pace=4, interrupt_seconds=0.2, audio_after_interrupt=50)
     async with listening(make()) as listener:
-        await listener.say(TEXT)
-        await listener.say(TEXT)
+        await listener.say(LONG)
+        await listener.say(LONG)
         await listener.until(Speech)
         await listener.stream.interrupt(0.01)
         await listener.say("Album.")
@@ -231,7 +233,7 @@ async def test_a_late_answer_is_waited_for_while_nobody_reads(
     stream = await make(interrupt_timeout_seconds=0.3).open(
         VoiceStreamRequest("s", "linear16", RATE)
     )
-    await stream.speak(TEXT)
+    await stream.speak(LONG)
     events = aiter(stream)
     while not isinstance(await anext(events), Speech):
         pass
