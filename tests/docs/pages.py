@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from functools import cache
@@ -17,17 +18,10 @@ _FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.M | re.S)
 def files(*suffixes: str) -> tuple[Path, ...]:
     """The files of the repository with one of `suffixes`."""
     found = []
-    for folder in (ROOT, *(p for p in sorted(ROOT.iterdir()) if p.is_dir())):
-        if folder.name in _SKIPPED or (folder != ROOT and folder.name.startswith(".")):
-            continue  # an environment, or a cache: pytest's has a page of its own
-        paths = folder.glob("*") if folder == ROOT else folder.rglob("*")
-        found += [
-            path
-            for path in paths
-            if path.suffix in suffixes
-            and path.is_file()
-            and not _SKIPPED & set(path.relative_to(ROOT).parts)
-        ]
+    for folder, folders, names in os.walk(ROOT):
+        # Not an environment, nor a cache: pytest's has a page of its own.
+        folders[:] = [each for each in folders if not (each in _SKIPPED or each.startswith("."))]
+        found += [Path(folder, each) for each in names if Path(each).suffix in suffixes]
     return tuple(sorted(found))
 
 

@@ -25,7 +25,8 @@ FILES = [
     path
     for path in files(".md", ".py", ".yaml", ".yml", ".service", ".sh", ".toml", ".txt")
     if path != Path(__file__)
-    and (_FFMPEG.search(text := path.read_text()) or "command: [ffmpeg" in text)
+    and "ffmpeg" in (text := path.read_text())
+    and (_FFMPEG.search(text) or "command: [ffmpeg" in text)
 ]
 
 
