@@ -26,6 +26,7 @@ _NEEDED = {
     ("publish", SESSION_PREFIX): "open sessions",
     ("publish", AUDIO_PREFIX): "publish audio",
 }
+"""Rights without which no agent can run, in the form of `_USEFUL`."""
 _USEFUL = {
     ("publish", HOLD_PREFIX): "notice another agent on its key",
     ("subscribe", HOLD_PREFIX): "notice another agent on its key",
@@ -78,22 +79,22 @@ def rights(
 
     `keys` are the tenant and the speaker of each source.
     """
-    lacking, without = _missing(permissions, agent, keys, inbox_prefix)
+    needed, useful = _missing(permissions, agent, keys, inbox_prefix)
     cure = f"use a user for tenant {keys[0][0]} that `natterjack users add edge` has made"
-    if lacking:
-        return [failed("rights", f"{user} may not {', '.join(lacking)}", cure)]
-    if without:
+    if needed:
+        return [failed("rights", f"{user} may not {', '.join(needed)}", cure)]
+    if useful:
         cure = (
             "`natterjack users config` of this release, and a reload of NATS, permit it; until "
             "then, the agent goes on without"
         )
-        found = [warning("rights", f"{user} may not {', '.join(without)}", cure)]
+        found = [warning("rights", f"{user} may not {', '.join(useful)}", cure)]
     else:
         found = [ok("rights", f"{user} may do what an agent needs")]
     tenants = sorted({tenant for tenant, _ in keys})
     if more := excess(permissions, agent, tenants, inbox_prefix):
         found.append(excessive(user, more))
-    elif not without:
+    elif not useful:
         found = [ok("rights", f"{user} may do what an agent needs, and nothing more")]
     return found
 
@@ -114,10 +115,10 @@ def _missing(
     keys: Sequence[tuple[str, str]],
     inbox_prefix: str,
 ) -> tuple[list[str], list[str]]:
-    """Return two lists of actions that the user is not permitted: those that an agent cannot run
-    without, and those that it can."""
-    lacking: dict[str, None] = {}
-    without: dict[str, None] = {}
+    """Return two lists of actions that the user is not permitted: the first has those of `_NEEDED`,
+    the second those of `_USEFUL`."""
+    needed: dict[str, None] = {}  # a dict keeps their order, and each once
+    useful: dict[str, None] = {}
     for tenant, speaker in keys:
         role = _role(agent, tenant, speaker, inbox_prefix)
         for direction, subjects in (("publish", role.publish), ("subscribe", role.subscribe)):
@@ -126,12 +127,12 @@ def _missing(
                 if judge(rules, subject) == "all":
                     continue
                 if subject == f"{inbox_prefix}.>":
-                    lacking[f"receive replies on {subject} (NATS_INBOX_PREFIX)"] = None
-                for table, kind in ((_NEEDED, lacking), (_USEFUL, without)):
+                    needed[f"receive replies on {subject} (NATS_INBOX_PREFIX)"] = None
+                for table, found in ((_NEEDED, needed), (_USEFUL, useful)):
                     for (way, prefix), name in table.items():
                         if way == direction and subject.startswith(f"{prefix}."):
-                            kind[f"{name} as {tenant}.*.{speaker}"] = None
-    return list(lacking), list(without)
+                            found[f"{name} as {tenant}.*.{speaker}"] = None
+    return list(needed), list(useful)
 
 
 def excess(

@@ -27,7 +27,7 @@ from .run import Agent, examine
 
 async def run(flags: argparse.Namespace) -> int:
     """Run the command. Returns the exit status. Raises: UsageError."""
-    agent = of_microphone(flags) if flags.config is None else _of_config(flags)
+    agent = agent_of_microphone(flags) if flags.config is None else _configured_agent(flags)
     logging.disable(logging.ERROR)  # the findings say it, too
     try:
         findings = await examine(agent, flags.listen, flags.timeout)
@@ -36,17 +36,17 @@ async def run(flags: argparse.Namespace) -> int:
     return report(findings, as_json=flags.json)
 
 
-def _of_config(flags: argparse.Namespace) -> Agent:
-    from .configured import of_config
+def _configured_agent(flags: argparse.Namespace) -> Agent:
+    from .configured import agent_of_config
 
     conversation = load(ConversationSettings, flags)
     tenant = conversation.tenant if "tenant" in conversation.model_fields_set else None
     unknown = tuple(str(each) for each in check_variables(flags, os.environ))
-    agent = of_config(flags.config, load(FleetSettings, flags), tenant, unknown)
+    agent = agent_of_config(flags.config, load(FleetSettings, flags), tenant, unknown)
     return dataclasses.replace(agent, inputs=()) if flags.no_input else agent
 
 
-def of_microphone(flags: argparse.Namespace) -> Agent:
+def agent_of_microphone(flags: argparse.Namespace) -> Agent:
     """Return the agent that `natterjack-edge mic` would run with these flags. Raises:
     UsageError."""
     edge = load(EdgeSettings, flags)

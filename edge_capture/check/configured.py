@@ -19,7 +19,7 @@ _WAIT_S = 5.0
 """How long a stream or a program is waited for."""
 
 
-def of_config(
+def agent_of_config(
     path: Path, fleet: FleetSettings, tenant: str | None, unknown: tuple[str, ...]
 ) -> Agent:
     """Return the agent that `natterjack-edge run --config PATH` would run. `tenant` takes

@@ -70,25 +70,26 @@ class Claim(Protocol):
         """Sequence in STT_SESSIONS of the newest session request, if there is one."""
 
 
-class Use(NamedTuple):
-    """A purpose for which agents hold keys: to capture audio, or to play speech."""
+class Purpose(NamedTuple):
+    """The purpose for which agents hold keys: to capture audio, or to play speech."""
 
     subject: Callable[[SessionKey], str]
-    used: str
-    """The word for it."""
+    """The subject on which the agents of a key tell each other that they hold it."""
+    participle: str
+    """The word for it in messages: the key is `captured`, or `played`."""
 
 
-CAPTURE = Use(hold_subject, "captured")
-PLAY = Use(player_hold_subject, "played")
+CAPTURE = Purpose(hold_subject, "captured")
+PLAY = Purpose(player_hold_subject, "played")
 
 
 class Holds:
     """The keys that one run uses. It gets all of them, or another agent has one."""
 
-    def __init__(self, claims: Sequence[Claim], use: Use = CAPTURE) -> None:
+    def __init__(self, claims: Sequence[Claim], purpose: Purpose = CAPTURE) -> None:
         self._claims = {claim.key: claim for claim in claims}
-        self._use = use
-        self._subjects = {use.subject(key) for key in self._claims}
+        self._purpose = purpose
+        self._subjects = {purpose.subject(key) for key in self._claims}
         self._tokens = {b"%d" % n: key for n, key in enumerate(self._claims)}
         """Keys by the last token of the subject for answers."""
         self._contest = Contest(self._claims)
@@ -151,8 +152,8 @@ class Holds:
             subscriptions.append(await listen(f"{self._inbox}.*", self._answered))
             for key in self._claims:
                 asked = partial(self._asked, key)
-                subscriptions.append(await listen(self._use.subject(key), asked))
-            if self._use is CAPTURE and not (outage or self.granted.is_set()):
+                subscriptions.append(await listen(self._purpose.subject(key), asked))
+            if self._purpose is CAPTURE and not (outage or self.granted.is_set()):
                 self._outage = await self._others_are_open(broker)
             while not (self._released or self.taken.is_set() or broker.client.is_closed):
                 self._wake.clear()
@@ -235,7 +236,9 @@ class Holds:
         try:
             for token, key in self._tokens.items():
                 reply = f"{self._inbox}.{token.decode()}"
-                broker.client.post(self._use.subject(key), self._hold(key).encode(), reply=reply)
+                broker.client.post(
+                    self._purpose.subject(key), self._hold(key).encode(), reply=reply
+                )
         except NatsError:
             self._contest.disconnected()
             return False
@@ -302,6 +305,6 @@ class Holds:
                 "%s, so the same key could be %s by two agents unnoticed; to permit it, run "
                 "`natterjack users config --dir users` and reload NATS",
                 refusal,
-                self._use.used,
+                self._purpose.participle,
             )
         return True

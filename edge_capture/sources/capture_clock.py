@@ -107,9 +107,10 @@ class CaptureClock:
         self._asleep: float | None = None
         """`Captured.asleep` of the last block that was not late."""
         self._owed_s = 0.0
-        """Sum of the small steps that are no gap yet. Negative: positions are ahead."""
-        self._gap_s = 0.0
-        """Sum of the gaps that were found."""
+        """Seconds of audio that are missing and in no gap yet, found in small steps. Negative: the
+        positions are ahead."""
+        self._gaps_s = 0.0
+        """Seconds of audio that are missing and in a gap."""
         self._bucket = 0
         self._bucket_low_s = 0.0
         self._lows: deque[float] = deque(maxlen=_STEADY_SMALL)
@@ -194,7 +195,7 @@ class CaptureClock:
         if self._earlier is not None:
             return self._earlier.settle()
         owed_s, self._owed_s = self._owed_s, 0.0
-        self._gap_s += max(0.0, owed_s)
+        self._gaps_s += max(0.0, owed_s)
         return max(0.0, owed_s)
 
     @property
@@ -208,7 +209,7 @@ class CaptureClock:
         earlier, self._earlier = self._earlier, None
         lost_s = self._start - self._age_s - earlier.end + earlier._owed_s
         self._owed_s = min(0.0, lost_s)
-        self._gap_s = earlier._gap_s + max(0.0, lost_s)
+        self._gaps_s = earlier._gaps_s + max(0.0, lost_s)
         self._asleep = earlier._asleep
         suspended = self._cause(self._opening[0], lost_s) == SUSPENDED
         self._asleep = self._opening[0].asleep  # it may have slept since, which is not found yet
@@ -250,7 +251,7 @@ class CaptureClock:
             if step_s:
                 self._start += step_s
                 # Frames that came early may only make up for gaps that were found.
-                self._owed_s = max(self._owed_s + step_s, -self._gap_s)
+                self._owed_s = max(self._owed_s + step_s, -self._gaps_s)
                 self._lows.clear()
                 return
         most_s = _MAX_DRIFT * _BUCKET_S
@@ -299,7 +300,7 @@ class CaptureClock:
     def _insert(self, gap_s: float, shift_s: float) -> None:
         self._frames += round(gap_s * self._rate)
         self._start += shift_s
-        self._gap_s += gap_s
+        self._gaps_s += gap_s
         self._owed_s = 0.0
         self._lows.clear()
 

@@ -116,7 +116,7 @@ class Guard:
             what = "a message that cannot be read may have been the last final"
             raise RemoteProtocolError(self._provider, what)
 
-    def left(self, readable: object, sent: float) -> Final | None:
+    def new_part(self, readable: object, sent: float) -> Final | None:
         """Return the new part of the final that an error carries, or None if there is none."""
         if not isinstance(readable, Final):
             return None

@@ -159,7 +159,7 @@ class Results:
         try:
             await self._receive(guard)
         except RemoteProtocolError as error:
-            error.readable = guard.left(error.readable, self._relay.timeline.sent_seconds)
+            error.readable = guard.new_part(error.readable, self._relay.timeline.sent_seconds)
             raise
 
     async def _receive(self, guard: Guard) -> None:

@@ -33,7 +33,7 @@ class Agent:
         self._interim = False
         """Whether text was heard that is not final."""
         self._late = 0
-        """How many of them wait for the next final."""
+        """How many of the requests in `_waiting` are answered with the next final."""
         self.open = False
 
     def receive(self, event: Event) -> list[Message]:

@@ -48,13 +48,17 @@ class Endpoint(NamedTuple):
     """One of the two APIs: its messages, its errors, and its provider."""
 
     label: str
+    """Value of the label `door` of metrics."""
     dialect: Callable[[Start], Dialect]
+    """Makes the object that turns a session's events into messages."""
     codes: bool
     """Whether an Error has the close code in it."""
     kinds: Mapping[str, str]
     """Types of errors that the API does not have, and what it has instead."""
     provider: str
+    """The provider whose API it is."""
     overrides: frozenset[str]
+    """Fields of `transcription_config` that are options of this provider."""
 
     def error(self, fatal: Fatal) -> Fatal:
         """The error as this API has it."""

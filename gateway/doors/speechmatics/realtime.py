@@ -38,7 +38,7 @@ class Realtime:
         self._forced = 0
         """Open requests to end the utterance."""
         self._late = 0
-        """Those of them that wait for the next final."""
+        """How many of these requests are answered with the next final."""
 
     @property
     def open(self) -> bool:

@@ -24,8 +24,8 @@ class Members:
     def __init__(
         self, broker: Broker, name: str, own: str, reads: str, changed: Callable[[], None]
     ) -> None:
-        """`reads` says which events this process reads. `changed` is called when a process has come
-        or gone or has given up shares, and when this one should answer."""
+        """`reads` describes the events that this process reads. `changed` is called when a process
+        has come or gone or has given up shares, and when this one should answer."""
         self._broker = broker
         self._subject = f"{DURABLE_PREFIX}.{name}"
         self._own, self._reads = own, reads
@@ -34,6 +34,7 @@ class Members:
         self._strangers: dict[str, str] = {}
         """Processes that read other events than this one, with a description of those events."""
         self._since = 0.0
+        """Since when the others could be heard, by the monotonic clock."""
         self._sent: dict[int, float] = {}
         """When the latest signs were sent, by their number."""
         self._number = 0

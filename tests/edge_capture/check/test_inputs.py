@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from edge_capture.check import inputs
-from edge_capture.check.configured import of_config
+from edge_capture.check.configured import agent_of_config
 from edge_capture.check.inputs import Input, Listened, judged
 from edge_capture.errors import SourceError
 from edge_capture.input.measure import Level
@@ -110,7 +110,7 @@ async def test_each_source_of_a_file_is_checked(
         command = ["no-such-program"]
         """
     )
-    agent = of_config(tmp_path / "edge.toml", FleetSettings(), None, ())
+    agent = agent_of_config(tmp_path / "edge.toml", FleetSettings(), None, ())
     assert agent.name == "room-7"
     assert agent.broker.url == "tls://nats.example:4333"
     assert agent.spool.spool == tmp_path / "spool"

@@ -133,7 +133,7 @@ def test_new_words_of_a_turn_that_has_ended_are_kept_in_the_error() -> None:
     late = info("EndOfTurn", 4, "Hi morning", words=(HI, ProviderWord("morning", 3.0, 3.4)))
     with pytest.raises(RemoteProtocolError) as caught:
         transcript.receive(late)
-    left = guard.left(caught.value.readable, 20.0)
+    left = guard.new_part(caught.value.readable, 20.0)
     assert left is not None
     assert (left.text, left.end) == ("morning", 3.4)
 
