@@ -219,7 +219,9 @@ class PermitPool:
         self._elsewhere: dict[str, tuple[float, list[Waiting]]] = {}
         self._left_to_others: dict[int, float] = {}
         """Free permits that the plan gives to other workers, and until when they are left alone."""
-        self._announced_at, self._announced_count = 0.0, 0
+        self._announced_at = 0.0
+        self._announced = Counter[str]()
+        """How many sessions of each tenant the last announcement had."""
         self._warn_again_at = 0.0
         self._read = False
         self._stale = asyncio.Event()
@@ -392,17 +394,18 @@ class PermitPool:
             self._wake.set()
 
     async def _announce_waiting(self, now: float) -> bool:
-        """Announce this worker's waiting sessions, at once when their number has changed.
+        """Announce this worker's waiting sessions, at once when a tenant's number has changed.
 
         Returns False if a change is still to be announced.
         """
         ours = self._waiting_here(now)
-        changed = len(ours) != self._announced_count
+        count = Counter(one.tenant for one in ours)
+        changed = count != self._announced
         if not changed and (not ours or now - self._announced_at < _ANNOUNCE_S):
             return True
         if now - self._announced_at < _ANNOUNCE_SOON_S:
             return False
-        self._announced_at, self._announced_count = now, len(ours)
+        self._announced_at, self._announced = now, count
         waiting: dict[str, list[float]] = {}
         for one in ours:
             waiting.setdefault(one.tenant, []).append(round(one.seconds, 3))
@@ -424,7 +427,7 @@ class PermitPool:
                 self._take_waiting_here(now)
             if self._broker.connected:
                 announced = await self._announce_waiting(now)
-            delay = self._delay(now) if self.waiters or self._announced_count else None
+            delay = self._delay(now) if self.waiters or self._announced else None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay if announced else _ANNOUNCE_SOON_S):
                     await self._wake.wait()

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -321,23 +321,30 @@ async def test_permits_are_shared_evenly_among_tenants(fleet: Fleet) -> None:
         "big": [workers[n % 3].admit("big") for n in range(30)],
         "b": [workers[1].admit("b") for _ in range(10)],
     }
-    async with all_waiting(fleet, {"big": 30, "b": 10, "c": 3}):
-        tasks["c"] = [workers[n].admit("c") for n in range(3)]
 
     def granted() -> dict[str, int]:
         return {tenant: sum(task.done() for task in tasks[tenant]) for tenant in tasks}
 
-    for number, permit in enumerate(held[:4]):
-        await permit.release()
-        await until(lambda n=number: sum(granted().values()) > n, "a permit is passed on")
-        for worker in workers:  # each knows who has it before the next one is passed on
-            await worker.broker.client.flush()
+    def waiting() -> dict[str, int]:
+        return {tenant: len(tasks[tenant]) - count for tenant, count in granted().items()}
+
+    async with announcements(fleet) as received:
+        tasks["c"] = [workers[n].admit("c") for n in range(3)]
+        await received(waiting())
+        for number, permit in enumerate(held[:4]):
+            await permit.release()
+            await until(lambda n=number: sum(granted().values()) > n, "a permit is passed on")
+            await received(waiting())  # each knows it before the next one is passed on
     assert granted() == {"big": 0, "b": 2, "c": 2}
 
 
+Waiting = Callable[[Mapping[str, int]], Awaitable[None]]
+
+
 @contextlib.asynccontextmanager
-async def all_waiting(fleet: Fleet, wanted: dict[str, int]) -> AsyncIterator[None]:
-    """After the block, wait until every worker has received these numbers of waiting sessions."""
+async def announcements(fleet: Fleet) -> AsyncIterator[Waiting]:
+    """A function that waits until every worker has received these numbers of waiting sessions, in
+    announcements of the block."""
     broker = fleet.broker
     reported: dict[str, Counter[str]] = {}
 
@@ -345,20 +352,46 @@ async def all_waiting(fleet: Fleet, wanted: dict[str, int]) -> AsyncIterator[Non
         report = json.loads(message.data)
         reported[report["by"]] = Counter({t: len(ages) for t, ages in report["waiting"].items()})
 
-    def total() -> Counter[str]:
-        return sum(reported.values(), Counter())
+    async def received(wanted: Mapping[str, int]) -> None:
+        def total() -> Counter[str]:
+            return sum(reported.values(), Counter())
+
+        await until(lambda: total() == Counter(wanted), f"{wanted} waiting")
+        for worker in fleet.workers:
+            await (
+                worker.broker.client.flush()
+            )  # they receive the same messages before the reply to this
 
     subscription = await broker.client.subscribe(
         f"{REPUBLISHED_PREFIX}.waiting.slot.deepgram", cb=take
     )
     await broker.client.flush()
-    yield
-    await until(lambda: total() == wanted, f"{wanted} waiting")
-    for worker in fleet.workers:
-        await (
-            worker.broker.client.flush()
-        )  # they receive the same messages before the reply to this
+    yield received
     await subscription.unsubscribe()
+
+
+@contextlib.asynccontextmanager
+async def all_waiting(fleet: Fleet, wanted: dict[str, int]) -> AsyncIterator[None]:
+    """After the block, wait until every worker has received these numbers of waiting sessions."""
+    async with announcements(fleet) as received:
+        yield
+        await received(wanted)
+
+
+async def test_another_tenant_in_place_of_one_is_announced_at_once(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the others would share a permit out without it."""
+    monkeypatch.setattr(permits, "_ANNOUNCE_S", 3600)
+    worker = await fleet.worker(factor=3600)  # no permit looks expired
+    await fleet.limit(connections=1)
+    await worker.take()
+    async with announcements(fleet) as received:
+        first = worker.admit("a")
+        await received({"a": 1})
+        first.cancel()
+        worker.admit("b")
+        await received({"b": 1})
 
 
 async def test_permits_left_for_a_dead_workers_session_are_taken_soon(fleet: Fleet) -> None:
