@@ -357,10 +357,8 @@ async def announcements(fleet: Fleet) -> AsyncIterator[Waiting]:
             return sum(reported.values(), Counter())
 
         await until(lambda: total() == Counter(wanted), f"{wanted} waiting")
-        for worker in fleet.workers:
-            await (
-                worker.broker.client.flush()
-            )  # they receive the same messages before the reply to this
+        for worker in fleet.workers:  # each receives the same messages before the reply to this
+            await worker.broker.client.flush()
 
     subscription = await broker.client.subscribe(
         f"{REPUBLISHED_PREFIX}.waiting.slot.deepgram", cb=take
