@@ -20,6 +20,12 @@ def nanoseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
+def rfc3339(ns: int) -> str:
+    """Nanoseconds since the epoch as the text of a time in UTC, exactly."""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
+
+
 class Position(NamedTuple):
     """Identifies a message of a stream.
 

@@ -31,13 +31,7 @@ from .conversation_end import OpenSessions
 from .interims import InterimQueue, Interims
 from .live import LiveEvents
 from .markers import CaughtUp, Marker, StreamReplaced
-from .options import (
-    Until,
-    checked_interims,
-    checked_kinds,
-    checked_since,
-    checked_until,
-)
+from .options import Until, checked_interims, checked_kinds, checked_since, checked_until
 from .readahead import StoredMessage
 from .reader import DurableReader, Since
 
@@ -173,12 +167,15 @@ class Listener:
         ]
 
     async def _look_back(self) -> None:
-        """Read which sessions of the conversation are open already."""
+        """Read which sessions were open when reading began. A later closing event, known from here,
+        would end the conversation before the events ahead of it were read."""
         reader = self._reader_of("status", "start", waits=False)
         try:
             await reader.begin()
             while reader.pending:
                 message = await reader.next(_WAIT_S)
+                if message is not None and message.position.sequence >= self._reader.first:
+                    break
                 if message is not None:
                     self._decode(message)
         finally:

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from nats.errors import Error as NatsError
@@ -19,7 +19,7 @@ from nats.js.errors import APIError, NotFoundError
 from natterjack.broker.connection import Broker
 from natterjack.broker.pull import ConsumerGone
 from natterjack.errors import NotAllowed, StreamMissing
-from natterjack.position import Position, nanoseconds
+from natterjack.position import Position, nanoseconds, rfc3339
 
 from .markers import HistoryLost, Marker, StreamReplaced
 from .readahead import ReadAhead, StoredMessage
@@ -83,6 +83,8 @@ class DurableReader:
         """Without `since`: last sequence of the stream when reading began."""
         self.began: datetime | None = None
         """When reading began, by the server's clock."""
+        self.first = 0
+        """Where reading began: messages of this sequence of the stream and later ones are read."""
         self.position: Position | None = since if isinstance(since, Position) else None
         """The last message that was read, or else after which reading begins."""
         self._after = self.position
@@ -269,6 +271,8 @@ class DurableReader:
         consumer = self._consumer
         assert consumer is not None
         self.began = self.began or consumer.created
+        if not self._opened:
+            self.first = consumer.first + self._checking
         if self._current:
             if self._lost_since is not None and not consumer.pending:
                 self._lost(self._lost_since, consumer.created)
@@ -281,7 +285,7 @@ class DurableReader:
 
     async def _begin_at(self, since: datetime) -> None:
         """Begin with messages that were stored at a time or later."""
-        consumer = await self._consume("by_start_time", opt_start_time=_rfc3339(nanoseconds(since)))
+        consumer = await self._consume("by_start_time", opt_start_time=rfc3339(nanoseconds(since)))
         wanted = self._on_marker is not None and self.began is None
         if wanted and consumer.first > 1 and consumer.first == (await self._probe("all")).first:
             self._lost_since = since
@@ -304,7 +308,7 @@ class DurableReader:
         erased, or does not match the subject, or the stream was recreated or restored from a
         backup, so that sequences have a new meaning."""
         since_ns = position.stored_ns + 1
-        consumer = await self._consume("by_start_time", opt_start_time=_rfc3339(since_ns))
+        consumer = await self._consume("by_start_time", opt_start_time=rfc3339(since_ns))
         if consumer.first <= position.sequence:
             self._replaced(position.stored_at)
         self._count_by_time(position)
@@ -392,9 +396,3 @@ class DurableReader:
         with contextlib.suppress(NatsError, TimeoutError, NotAllowed):
             async with asyncio.timeout(_RELEASE_S):
                 await self._create(consumer.config | {"inactive_threshold": int(_NO_LIFE_S * 1e9)})
-
-
-def _rfc3339(ns: int) -> str:
-    seconds, rest = divmod(ns, 1_000_000_000)
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:09}Z"

@@ -37,7 +37,7 @@ async def speech(
     try:
         await reader.begin()
         while True:
-            if not reader.pending and not reader.waiting:
+            if reader.settled and not reader.pending and not reader.waiting:
                 on_caught_up()
                 if stored:
                     return

@@ -120,7 +120,8 @@ async def test_a_stopped_worker_does_not_blame_the_provider(
     await emulator.set(latency_seconds=1.0)
     speaker = Speaker(broker_settings, 12)
     await speaker.speak()
-    await until(lambda: worker.find("session finishing"), "only answers are outstanding")
+    await until(lambda: worker.find("session finishing"), "all audio has been sent")
+    await until(lambda: emulator.log[0].texts.get("CloseStream"), "only answers are outstanding")
     worker.freeze()
     stopped = time.monotonic()
     try:

@@ -12,7 +12,7 @@ import pytest
 
 import natterjack
 from natterjack.broker import streams
-from natterjack.broker.connection import Broker
+from natterjack.broker.connection import Broker, connected
 from natterjack.consume.markers import CaughtUp, HistoryLost
 from natterjack.consume.options import checked_since
 from natterjack.decoding import UnknownEvent
@@ -325,6 +325,49 @@ async def test_it_ends_with_the_last_session_of_the_conversation(
     assert len(found) == (9 if since else 7)
     again = await everything(settings=broker_settings, **options)
     assert len(again) == (9 if since else 0), "it has ended already"
+
+
+@pytest.mark.parametrize("since", ["position", "time", "all but the position", "now", "missing"])
+async def test_a_conversation_that_closes_while_its_sessions_are_looked_up(
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    since: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its last events are stored when reading has begun, and open sessions are not known yet."""
+    from natterjack.broker.streams import ensure
+    from natterjack.settings import StreamSettings
+
+    options: dict[str, Any] = {"tenant": "t", "conversation": "c"}
+    if since != "missing":
+        await ensure(broker, StreamSettings())
+        await publish(broker, status(0, "assigned"), status(1, "streaming"))
+        stored = await everything(
+            since="start", until="stored", settings=broker_settings, **options
+        )
+        options["since"] = {
+            "position": stored[1].position,
+            "time": datetime.now(UTC),
+            "all but the position": stored[0].position,
+            "now": None,
+        }[since]
+    async with connected(broker_settings, name="listener", once=True) as shared:
+        request = shared.client.request
+
+        async def asked(subject: str, payload: bytes, **more: Any) -> Any:
+            if subject.endswith(".status"):
+                await publish(broker, final(1), status(2, "closed"))
+            return await request(subject, payload, **more)
+
+        monkeypatch.setattr(shared.client, "request", asked)
+        ended = asyncio.create_task(everything(broker=shared, until="closed", **options))
+        if since == "missing":
+            await until(lambda: "is missing, waiting" in caplog.text, "it has found no stream")
+            await ensure(broker, StreamSettings())
+        found = await ended
+    assert texts(found)[-2:] == ["final 1", "status"]
+    assert len(found) == (3 if since == "all but the position" else 2)
 
 
 @pytest.mark.parametrize("hours", [-10, 10])
