@@ -182,18 +182,24 @@ class Broker:
                     await self.client.flush(timeout=2)
         finally:
             self.client.ending = True
-            if not self.client.is_closed:
-                await self._close()
-            await self.client.end_tasks()
+            try:
+                if not self.client.is_closed:
+                    await self._close()
+            finally:
+                await self.client.end_tasks()
 
     async def _close(self) -> None:
         # close() waits on the socket if the server is gone. If the connection is just being lost,
         # it ends cancelled, although this task was not.
         closing = asyncio.ensure_future(self.client.close())
-        await asyncio.wait({closing}, timeout=3)
-        if not closing.cancel() and not closing.cancelled():
-            with contextlib.suppress(NatsError, OSError, RuntimeError):  # RuntimeError: uvloop's
-                closing.result()
+        try:
+            await asyncio.wait({closing}, timeout=3)
+        finally:
+            if not closing.cancel() and not closing.cancelled():
+                with contextlib.suppress(
+                    NatsError, OSError, RuntimeError
+                ):  # RuntimeError: uvloop's
+                    closing.result()
 
 
 async def connect(

@@ -243,9 +243,11 @@ class Client(NatsClient):
         connection. Call it after `close`. Idempotent."""
         tasks = {self._reading_task, self._ping_interval_task, self._flusher_task}
         tasks = (tasks | self._reconnections) - {asyncio.current_task()}
-        await end_tasks(task for task in tasks if task is not None)
-        self.abort()
-        self._status = Client.CLOSED
+        try:
+            await end_tasks(task for task in tasks if task is not None)
+        finally:
+            self.abort()
+            self._status = Client.CLOSED
 
     def abort(self) -> None:
         """Abort the connection, if there is one, in whatever state nats-py is. Idempotent."""

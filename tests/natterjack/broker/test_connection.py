@@ -187,18 +187,27 @@ async def test_nothing_goes_on_after_a_close_in_any_moment_of_a_reconnection(
             await until(lambda: not proxy.connections, "no connection is left")
 
 
-async def test_a_close_that_is_canceled_closes(nats_server: NatsServer) -> None:
-    for steps in range(12):
+@pytest.mark.parametrize("canceled", ["once", "in each step", "with all tasks"])
+async def test_a_close_that_is_canceled_closes(nats_server: NatsServer, canceled: str) -> None:
+    """All tasks are canceled when a program ends."""
+    others = asyncio.all_tasks()
+    for steps in range(100):
         broker = await connect(BrokerSettings(url=nats_server.url), name="test", once=True)
+        socket = broker.client.socket
         closing = asyncio.create_task(broker.close())
         for _ in range(steps):
             await asyncio.sleep(0)
-        closing.cancel()
+        for task in asyncio.all_tasks() - others if canceled == "with all tasks" else [closing]:
+            task.cancel()
+        while canceled == "in each step" and not closing.done():
+            closing.cancel()
+            await asyncio.sleep(0)
         await asyncio.wait({closing})
-        if steps:  # else it has not even begun
-            assert broker.client.is_closed
-        else:
+        if not steps:  # it has not even begun
             await broker.close()
+        assert broker.client.is_closed
+        assert socket is not None
+        assert socket.is_closing()
 
 
 async def test_no_reply_is_awaited_after_a_reconnect(
