@@ -1,18 +1,21 @@
-"""`asyncio.wait_for` as it is from Python 3.12 on.
+"""`asyncio.wait_for` as it is from Python 3.12 on, and a time limit that waits for this process.
 
-That of Python 3.11 drops a cancellation that arrives together with the awaited result. A task that
-loops, or that a task group has cancelled, then never ends.
+`wait_for` of Python 3.11 drops a cancellation that arrives together with the awaited result. A task
+that loops, or that a task group has cancelled, then never ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from types import ModuleType
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_STEPS = 5
 
 
 async def wait_for(awaitable: Awaitable[T], timeout: float | None) -> T:
@@ -22,6 +25,29 @@ async def wait_for(awaitable: Awaitable[T], timeout: float | None) -> T:
     """
     async with asyncio.timeout(timeout):
         return await awaitable
+
+
+@contextlib.asynccontextmanager
+async def timeout_of_others(seconds: float) -> AsyncIterator[None]:
+    """As asyncio.timeout, for what others do: time in which this process was stopped, or its loop
+    was blocked, counts as a fifth of `seconds` at most. Raises TimeoutError."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+
+    def step(left: int) -> None:
+        nonlocal timer
+        if left:
+            timer = loop.call_later(seconds / _STEPS, step, left - 1)
+        else:
+            limit.reschedule(loop.time())
+
+    async with asyncio.timeout(None) as limit:
+        step(_STEPS)
+        assert timer is not None
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def keep_cancellations(*modules: ModuleType) -> None:

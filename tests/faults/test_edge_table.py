@@ -29,7 +29,7 @@ async def test_captured_audio_is_transcribed_or_a_named_gap(
     result = await rows.measure(name, before=3, after=3, program=program)
     details = "\n".join(result.details())
     assert abs(result.difference) <= bound(TOLERANCE_SECONDS), details
-    assert result.words.played > 16, details
+    assert result.words.played > 12, details  # 6 s of speech
     assert (result.words.lost, result.words.doubled, result.words.out_of_order) == (0, 0, 0), (
         details
     )

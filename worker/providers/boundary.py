@@ -36,6 +36,7 @@ from natterjack.plugin.voice import (
     VoiceStreamEvent,
     VoiceStreamRequest,
 )
+from natterjack.process.waiting import timeout_of_others
 from natterjack.telemetry.log import fields
 
 from .cleaning import text_of as clean
@@ -163,7 +164,7 @@ class GuardedStream(ProviderStream):
 
     async def close(self) -> None:
         with self._faults.logged("close of a stream"):
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with timeout_of_others(_CLOSE_SECONDS):
                 await self.plugin.close()
 
 
@@ -252,7 +253,7 @@ class GuardedVoiceStream(VoiceStream):
 
     async def close(self) -> None:
         with self._faults.logged("close of a stream"):
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with timeout_of_others(_CLOSE_SECONDS):
                 await self.plugin.close()
 
 

@@ -22,6 +22,7 @@ from natterjack.plugin.errors import PluginError, ProviderError, RequestRefused,
 from natterjack.plugin.provider import Provider
 from natterjack.plugin.voice import Voice
 from natterjack.process.variables import Unknown, unknown_variables
+from natterjack.process.waiting import timeout_of_others
 from natterjack.settings import load
 from natterjack.telemetry.log import fields
 from worker.settings import WorkerSettings
@@ -263,7 +264,7 @@ class Plugins(ABC, Generic[G]):
         self._replaced.clear()
         for provider in providers:
             try:
-                async with asyncio.timeout(_CLOSE_SECONDS):
+                async with timeout_of_others(_CLOSE_SECONDS):
                     await provider.close()
             except TimeoutError:
                 log.warning("%s %s does not close", self.kind, provider.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -262,6 +263,25 @@ async def test_a_close_that_never_returns_is_cancelled(
     await soon(stream.close(), 10)
     [record] = caplog.records
     assert "TimeoutError in close of a stream" in record.message
+
+
+class SwiftStream(OddStream):
+    """Closes in a few steps of the loop, during which the process is stopped once."""
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
+        time.sleep(0.3)  # as if stopped: longer than the limit
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
+async def test_a_close_is_not_blamed_for_time_in_which_the_process_was_stopped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(boundary, "_CLOSE_SECONDS", 0.2)
+    stream = await GuardedProvider("p", OddProvider(SwiftStream(None))).open(REQUEST)
+    await stream.close()
+    assert not caplog.records
 
 
 class UnreadableStream(OddStream):
