@@ -1,4 +1,4 @@
-"""`TEST_SHARES=6 pytest`: the tests in processes that are forked once all tests are collected.
+"""`TEST_SHARES=8 pytest`: the tests in processes that are forked once all tests are collected.
 
 pytest-xdist has each of its processes import and collect all tests. For tests that start no process
 that is a fourth of all work: `make check` uses this, and `make test` uses pytest-xdist, which
@@ -11,8 +11,10 @@ import contextlib
 import os
 import pickle
 import selectors
+import shutil
 import signal
 import struct
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -38,10 +40,10 @@ class _Process:
     pipe: int
     received: bytearray = field(default_factory=bytearray)
     test: str = ""
-    """What it runs, or ran last."""
+    """The one that it runs, or ran last."""
 
     def reports(self) -> Iterator[Any]:
-        """What has arrived whole, removed: reports of tests, and names of tests that begin."""
+        """Remove and yield all that has arrived whole: reports of tests, names of those begun."""
         while len(self.received) >= _LENGTH.size:
             end = _LENGTH.size + _LENGTH.unpack_from(self.received)[0]
             if len(self.received) < end:
@@ -55,18 +57,17 @@ def run(session: pytest.Session, count: int) -> None:
     config = session.config
     batches, give = os.pipe()
     os.set_blocking(give, False)
-    for number in range(0, len(session.items), _BATCH):
-        os.write(give, _NUMBER.pack(number // _BATCH))
+    for number in reversed(range(-(-len(session.items) // _BATCH))):
+        os.write(give, _NUMBER.pack(number))
     os.close(give)
-    folder = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    folder = tempfile.mkdtemp(prefix="shares-")
     capture = config.pluginmanager.getplugin("capturemanager")
     capture.stop_global_capturing()  # each process needs its own files
     processes: list[_Process] = []
-    for number in range(count):
+    for _ in range(count):
         pipe, reports = os.pipe()
         if (pid := os.fork()) == 0:
-            config._tmp_path_factory._basetemp = folder / f"share-{number}"  # type: ignore[attr-defined]
-            (folder / f"share-{number}").mkdir()
+            os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
             capture.start_global_capturing()
             _run_share(session, batches, reports)
         os.close(reports)
@@ -80,6 +81,8 @@ def run(session: pytest.Session, count: int) -> None:
                 os.kill(process.pid, signal.SIGKILL)
             os.close(process.pipe)
         os.close(batches)
+        if not session.testsfailed:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _follow(session: pytest.Session, processes: list[_Process]) -> None:

@@ -38,8 +38,7 @@ def run(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProce
     environment = os.environ | {"TEST_SHARES": "3", "PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist",
-         "-c", os.devnull, "--rootdir", folder, "--basetemp", folder / "temporary", folder,
-         *arguments],
+         "-c", os.devnull, "--rootdir", folder, folder, *arguments],
         cwd=folder, env=environment, capture_output=True, text=True,
     )  # fmt: skip
 
