@@ -19,9 +19,10 @@ from pytest_timeout import timeout_sigalrm  # type: ignore[import-untyped]
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
 from natterjack.settings import BrokerSettings, StreamSettings
-from tests import forking, searching, shares
+from tests import forking, searching
 from tests.limited import LimitedServer
 from tests.nats_server import NatsServer
+from tests.shares import pytest_runtestloop as pytest_runtestloop  # a hook
 from tests.waiting import Countdown
 
 # ---- tests that start processes ------------------------------------------------------------------
@@ -101,14 +102,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
             item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
     yield
     items[:] = _slow_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    if count := shares.wanted(session):
-        shares.run(session, count)
-        return True
-    return None
 
 
 def _slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:

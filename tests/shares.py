@@ -8,6 +8,7 @@ replaces a process that dies.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import selectors
@@ -26,7 +27,15 @@ _BATCH = 16
 _NUMBER, _LENGTH = struct.Struct("<H"), struct.Struct("<I")
 
 
-def wanted(session: pytest.Session) -> int:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    if count := _wanted(session):
+        _run(session, count)
+        return True
+    return None
+
+
+def _wanted(session: pytest.Session) -> int:
     """The number of processes; 0 if the tests run in this one."""
     option = session.config.option
     if session.testsfailed or option.collectonly or getattr(option, "usepdb", False):
@@ -52,7 +61,7 @@ class _Process:
             del self.received[:end]
 
 
-def run(session: pytest.Session, count: int) -> None:
+def _run(session: pytest.Session, count: int) -> None:
     """Run the tests of the session in `count` processes. Raises as pytest's own loop does."""
     config = session.config
     batches, give = os.pipe()
@@ -147,13 +156,10 @@ def _run_share(session: pytest.Session, batches: int, reports: int) -> NoReturn:
         plugins = session.config.pluginmanager
         plugins.unregister(name="terminalreporter")
         plugins.register(_Reporting(session.config, reports))
-        item = None
-        for following in _items(session, batches):
-            if item is not None:
-                item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
-            item = following
-        if item is not None:
-            item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
+        items = itertools.chain(_items(session, batches), [None])
+        for item, following in itertools.pairwise(items):
+            assert item is not None
+            item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
         status = 0
     finally:
         os._exit(status)

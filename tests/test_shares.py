@@ -11,15 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.process
 
-_CONFTEST = """
-import pytest
-from tests import shares
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session):
-    shares.run(session, shares.wanted(session))
-    return True
-"""
+_CONFTEST = "from tests.shares import pytest_runtestloop"
 _MANY = """
 import os, pathlib, pytest
 

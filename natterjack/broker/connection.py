@@ -196,9 +196,8 @@ class Broker:
             await asyncio.wait({closing}, timeout=3)
         finally:
             if not closing.cancel() and not closing.cancelled():
-                with contextlib.suppress(
-                    NatsError, OSError, RuntimeError
-                ):  # RuntimeError: uvloop's
+                # RuntimeError: uvloop's
+                with contextlib.suppress(NatsError, OSError, RuntimeError):
                     closing.result()
 
 
