@@ -90,6 +90,15 @@ def test_a_word_that_only_the_edge_heard_before_the_server_died() -> None:
     assert compare(played, doubled, gaps).doubled == 1
 
 
+def test_a_word_that_only_the_edge_heard_at_once_when_the_microphone_came_back() -> None:
+    """The end of the gap and the beginning of the word are measured with different clocks."""
+    played = spoken(range(10), range(15, 40), shift=BOOT)
+    for end in (6.99, 7.0, 7.01):
+        found = compare(played, spoken(range(10), range(14, 40)), [(5.3, end)])
+        assert (found.played, found.heard, found.doubled) == (36, 36, 0)
+    assert compare(played, spoken(range(10), range(14, 40)), [(5.3, 7.1)]).doubled == 1
+
+
 def test_times_that_move_are_measured() -> None:
     received = [*spoken(range(20)), *spoken(range(20, 40), shift=-0.35)]
     found = compare(spoken(range(40), shift=BOOT), received, [])

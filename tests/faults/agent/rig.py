@@ -115,6 +115,10 @@ class AgentRig:
             self.start()
             stack.callback(lambda: self.edge.end())
             await self.captures()
+            await until(
+                lambda: all(recorder.hears for recorder in self.recorders.values()),
+                "the recorders hear the microphones",
+            )
             self.pipe.unread.clear()
             for voice in self.voices.values():
                 voice.go_on()

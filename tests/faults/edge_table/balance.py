@@ -209,7 +209,8 @@ def _within(word: TimedWord, ahead: float, times: Sequence[tuple[float, float]])
 def _at_brink(word: TimedWord, gaps: Sequence[tuple[float, float]]) -> bool:
     """Whether a word is just before or just after a gap, where the sound server came or went."""
     return any(
-        0 <= start - word.end < _BRINK_SECONDS or 0 <= word.start - end < _BRINK_SECONDS
+        -_EDGE_SECONDS <= start - word.end < _BRINK_SECONDS
+        or -_EDGE_SECONDS <= word.start - end < _BRINK_SECONDS
         for start, end in gaps
     )
 

@@ -98,11 +98,13 @@ class Rig:
             self._recorder, self.player = Recorder(self.sound), Player(self.sound)
             for work in (starts.run(), self._recorder.run(), self.player.run()):
                 stack.push_async_callback(_cancel, _task(work))
+            await starts.listening()
             self.edge = self.start_edge()
             stack.callback(self.edge.end)
             await until(lambda: self.edge.stdout, "the agent records", 60)
             pid = self.edge.process.pid
             self._started = await self.sound.recording_since(pid, starts)
+            await until(lambda: self._recorder.hears, "the recorder hears the microphone")
             self.player.go_on()
             yield
 
@@ -298,8 +300,12 @@ class Rig:
 
     def words(self) -> balance.Words:
         """Compare the words. To be called after the end."""
-        events = self._events_at_end
-        return balance.compare(list(self._recorder.words()), balance.transcript(events), self._gaps)
+        return balance.compare(
+            list(self._recorder.words()),
+            balance.transcript(self._events_at_end),
+            self._gaps,
+            self._recorder.interruptions(),
+        )
 
     async def _all_closed(self) -> bool:
         info = await self.broker.client.jetstream().stream_info(streams.SESSIONS)

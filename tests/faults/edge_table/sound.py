@@ -82,12 +82,25 @@ class Starts:
     def __init__(self, sound: Sound) -> None:
         self._sound = sound
         self.at: dict[int, float] = {}
+        self._told = False
+
+    async def listening(self) -> None:
+        """Return when the server tells what happens: of a client that asks it for something, too.
+        A recording that begins earlier may never be told."""
+
+        async def told() -> bool:
+            asking = await self._sound.run("pactl", "info")
+            await asking.communicate()
+            return self._told
+
+        await until(told, "the server tells who comes")
 
     async def run(self) -> None:
         process = await self._sound.run("pactl", "subscribe")
         try:
             assert process.stdout is not None
             async for line in process.stdout:
+                self._told = True
                 kind, found, number = line.decode().strip().rpartition("source-output #")
                 if found and "'new'" in kind:
                     self.at[int(number)] = boot_time()
@@ -111,6 +124,8 @@ class Recorder:
         self._sound = sound
         self._chosen = ("-d", microphone) if microphone else ()
         self._pieces: list[_Piece] = []
+        self.hears = False
+        """Whether it has recorded anything yet."""
 
     async def run(self) -> None:
         """Record until canceled. After the server's death, another piece begins."""
@@ -124,6 +139,7 @@ class Recorder:
                 assert process.stdout is not None
                 while data := await process.stdout.read(65_536):
                     piece.audio += data
+                    self.hears = True
                     seconds = len(piece.audio) / 2 / _RATE
                     # The data that was delayed the least gives the best time.
                     piece.start = min(piece.start, boot_time() - seconds)
