@@ -45,7 +45,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 quick: $(VENV)/.dev
-	TEST_SHARES=8 $(BIN)/pytest -m "not process and not engine" $(ARGS)
+	TEST_SHARES=12 $(BIN)/pytest -m "not process and not engine" $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, and what looks at the chart, images, rules, scripts and clients
 	$(BIN)/ruff format --check .

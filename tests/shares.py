@@ -1,4 +1,4 @@
-"""`TEST_SHARES=8 pytest`: the tests in processes that are forked once all tests are collected.
+"""`TEST_SHARES=12 pytest`: the tests in processes that are forked once all tests are collected.
 
 pytest-xdist has each of its processes import and collect all tests. For tests that start no process
 that is a fourth of all work: `make check` uses this, and `make test` uses pytest-xdist, which
