@@ -18,7 +18,13 @@ pytestmark = [
     pytest.mark.process,
     pytest.mark.skipif(not forking.AVAILABLE, reason="programs are not forked here"),
 ]
-ENVIRONMENT = {"LC_ALL": "C.UTF-8", **forking.early_variables(os.environ)}
+_FROM_TESTS = "OPENBLAS_NUM_THREADS"
+"""The package of the tests sets it, in a program that imports it, too."""
+ENVIRONMENT = {
+    "LC_ALL": "C.UTF-8",
+    _FROM_TESTS: os.environ[_FROM_TESTS],
+    **forking.early_variables(os.environ),
+}
 
 
 def obedient(*arguments: str) -> Process:
