@@ -76,7 +76,7 @@ lint-docs: $(VENV)/.dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 unit: $(VENV)/.dev system-packages ## the tests alone
-	$(BIN)/pytest -n 10 --dist worksteal $(ARGS)
+	TEST_SHARES=10 $(BIN)/pytest $(ARGS)
 
 # Each installation uses one processor and waits for downloads, so they run beside one another.
 .PHONY: installed
@@ -90,7 +90,7 @@ test-ranges: $(VENV)/.dev ## tests with the oldest and the newest nats-py and ai
 	@$(BIN)/python -m tests.ranges
 
 soak: $(VENV)/.dev ## many random examples, then two hours of random faults, with a table at the end
-	TEST_SEARCH=3 $(BIN)/pytest -q -n 4 --dist worksteal $$(grep -rlE --include='test_*.py' '(tests|\.)\.searching' tests)
+	TEST_SEARCH=3 TEST_SHARES=4 $(BIN)/pytest -q $$(grep -rlE --include='test_*.py' '(tests|\.)\.searching' tests)
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 bench: $(VENV)/.dev ## measure all of it, beside a bare relay and beside other programs

@@ -4,7 +4,6 @@ the tests that start processes, and that stretch each test's time limit with the
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 import re
 import signal
@@ -38,6 +37,13 @@ def processes() -> None:
 def engine() -> None:
     """For fixtures that run the embedded engine. Tests that use this fixture have the mark
     `engine`: they start no process, but compute for a minute."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> Iterator[None]:
+    """The process that forks programs ends with the tests."""
+    yield
+    forking.end_server()
 
 
 _MARKS = {"processes": "process", "engine": "engine"}
@@ -101,20 +107,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
     yield
-    items[:] = _slow_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-
-
-def _slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
-    """Deal the slow tests out to the beginnings of the shares that `--dist worksteal` gives to its
-    workers, so that none of them is started last and waited for."""
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    rest = iter([item for item in items if not item.get_closest_marker("slow")])
-    ordered: list[pytest.Item] = []
-    for number in range(workers):
-        share = slow[number::workers]
-        size = (len(items) - len(ordered)) // (workers - number)
-        ordered += [*share, *itertools.islice(rest, max(0, size - len(share)))]
-    return ordered
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,7 +9,6 @@ and outside of pytest, every program runs in an interpreter of its own.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import json
 import os
@@ -173,7 +172,7 @@ def early_variables(env: Mapping[str, str]) -> dict[str, str]:
 
 @cache
 def _server() -> str:
-    """Start the process that forks, which ends with this one, and return its address."""
+    """Start the process that forks, and return its address."""
     folder = tempfile.TemporaryDirectory(prefix="natterjack-tests-")
     address = str(Path(folder.name) / "socket")
     process = subprocess.Popen(
@@ -185,10 +184,14 @@ def _server() -> str:
     assert process.stdin
     assert process.stdout
     assert process.stdout.readline() == b"listening\n"
-
-    @atexit.register
-    def end() -> None:
-        process.communicate()
-        folder.cleanup()
-
+    _ending.callback(folder.cleanup)
+    _ending.callback(process.communicate)
     return address
+
+
+_ending = contextlib.ExitStack()
+
+
+def end_server() -> None:
+    """End the process that forks, if there is one. No program may be started after that."""
+    _ending.close()

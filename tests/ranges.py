@@ -112,8 +112,8 @@ def passed(tests: tuple[str, ...], folder: Path, program: str = sys.executable) 
     """Run tests, with the packages in `folder` ahead of others."""
     path = os.pathsep.join(filter(None, (str(folder), str(ROOT), os.environ.get("PYTHONPATH"))))
     scripts = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
-    command = (program, "-m", "pytest", "-q", "-n", "4", "-p", "no:cacheprovider", *tests)
-    environment = {**os.environ, "PYTHONPATH": path, "PATH": scripts}
+    command = (program, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    environment = {**os.environ, "TEST_SHARES": "6", "PYTHONPATH": path, "PATH": scripts}
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from .shares import batches
+from .waiting import until
 
 pytestmark = pytest.mark.process
 
@@ -24,20 +29,52 @@ def test_many(number, tmp_path, capfd):
 """
 
 
-def run(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+_WAITING = """
+import pathlib, pytest, time
+
+HERE = pathlib.Path(__file__).parent
+
+def reached(state):
+    end = time.monotonic() + 60  # of this test's own, if something is wrong
+    while time.monotonic() < end and not (HERE / state).exists():
+        time.sleep(0.01)  # between two looks
+
+@pytest.fixture(scope="module")
+def used():
+    yield
+    (HERE / "ended").touch()
+
+@pytest.mark.slow
+def test_waits(used):
+    (HERE / "begun").touch()
+    reached("go on")
+
+@pytest.mark.parametrize("number", range(40))
+def test_many(used, number):
+    reached("go on")
+"""
+
+
+def start(folder: Path, module: str, *arguments: str) -> subprocess.Popen[str]:
     (folder / "conftest.py").write_text(_CONFTEST)
     (folder / "test_it.py").write_text(module)
     environment = os.environ | {"TEST_SHARES": "3", "PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist",
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider",
          "-c", os.devnull, "--rootdir", folder, folder, *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True,
+        cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+
+
+def run(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    process = start(folder, module, *arguments)
+    output, _ = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 
 def test_each_test_runs_once(tmp_path: Path) -> None:
     done = run(tmp_path, _MANY)
-    assert "100 passed" in done.stdout, done.stdout + done.stderr
+    assert "100 passed" in done.stdout, done.stdout
     assert done.returncode == 0
     numbers, processes, folders = zip(
         *(line.split() for line in (tmp_path / "seen").read_text().splitlines()), strict=True
@@ -49,14 +86,14 @@ def test_each_test_runs_once(tmp_path: Path) -> None:
 
 def test_failures_are_shown(tmp_path: Path) -> None:
     done = run(tmp_path, _MANY + "    assert number != 50, 'the number is fifty'\n")
-    assert "1 failed, 99 passed" in done.stdout, done.stdout + done.stderr
+    assert "1 failed, 99 passed" in done.stdout, done.stdout
     assert "the number is fifty" in done.stdout
     assert done.returncode == 1
 
 
 def test_the_first_failure_may_end_all(tmp_path: Path) -> None:
     done = run(tmp_path, _MANY + "    assert False\n", "-x")
-    assert "stopping after 1 failures" in done.stdout, done.stdout + done.stderr
+    assert "stopping after 1 failures" in done.stdout, done.stdout
     assert done.returncode == 1
 
 
@@ -64,3 +101,49 @@ def test_a_process_that_ends_is_named_with_its_test(tmp_path: Path) -> None:
     done = run(tmp_path, _MANY + "    if number == 50: os._exit(9)\n")
     assert "test_it.py::test_many[50] ended its process with status 9" in done.stdout
     assert done.returncode == 3
+
+
+_FAILING = """
+@pytest.mark.slow
+def test_that_the_first_process_takes_as_well():
+    pass
+
+@pytest.mark.slow
+def test_fails():
+    reached("begun")
+    (HERE / "go on").touch()
+    assert False
+"""
+
+
+def test_when_one_fails_the_others_end_what_they_use(tmp_path: Path) -> None:
+    done = run(tmp_path, _WAITING + _FAILING, "-x")
+    assert "stopping after 1 failures" in done.stdout, done.stdout
+    assert (tmp_path / "ended").exists()
+
+
+async def test_interrupted_they_end_what_they_use(tmp_path: Path) -> None:
+    process = start(tmp_path, _WAITING)
+    await until(lambda: (tmp_path / "begun").exists(), "a test runs")
+    process.send_signal(signal.SIGINT)
+    (tmp_path / "go on").touch()
+    output, _ = process.communicate()
+    assert "KeyboardInterrupt" in output
+    assert process.returncode == 2
+    assert (tmp_path / "ended").exists()
+
+
+class _Item:
+    def __init__(self, *marks: str) -> None:
+        self._marks = marks
+
+    def get_closest_marker(self, name: str) -> str | None:
+        return name if name in self._marks else None
+
+
+def test_slow_tests_begin_first_and_alone() -> None:
+    items: list[Any] = [*[_Item()] * 18, _Item("slow", "process"), *[_Item("process")] * 7]
+    items += [_Item("slow"), _Item("slow"), _Item()]
+    assert batches(items) == [
+        (18, 19), (26, 27), (27, 28), (28, 29), (25, 26), (19, 25), (16, 18), (0, 16),
+    ]  # fmt: skip

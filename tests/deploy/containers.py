@@ -23,6 +23,7 @@ import pytest
 
 from ..gateway.process import GatewayProcess
 from ..ports import free_port
+from ..shares import RUN
 from ..waiting import bound
 from ..worker.programs import WorkerProcess
 from .names import ROOT
@@ -148,7 +149,7 @@ def images() -> Podman:
     """Return podman with all images, which are built once per test run, for all processes."""
     containers = podman()
     built = STORE / "built"
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
+    run = os.environ.get(RUN) or uuid.uuid4().hex
     with alone("images"):
         if not built.exists() or built.read_text() != run:
             if not containers.has_image(BASE):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ..shares import RUN
 from ..waiting import bound
 from .containers import STORE, alone
 from .names import ROOT
@@ -146,7 +147,7 @@ class Machine:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package, built once for all processes of a test run."""
     folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if RUN in os.environ:
         folder = folder.parent
     STORE.mkdir(parents=True, exist_ok=True)
     with alone("deb"):

@@ -84,9 +84,7 @@ def run(installed: Path) -> Run:
 
 
 def run_suite(run: Run, file: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", file, **environment
-    )
+    return run("-m", "pytest", "-q", "-p", "no:cacheprovider", file, **environment)
 
 
 @pytest.mark.process
