@@ -99,14 +99,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if marked else None
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # marks are set before `-m` selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+@pytest.hookimpl(tryfirst=True)  # marks are set before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for fixture in _MARKS.keys() & getattr(item, "fixturenames", ()):
             item.add_marker(_MARKS[fixture])
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
-    yield
 
 
 @pytest.hookimpl(wrapper=True)

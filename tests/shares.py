@@ -45,7 +45,8 @@ def _wanted(session: pytest.Session) -> int:
     option = session.config.option
     if session.testsfailed or option.collectonly or getattr(option, "usepdb", False):
         return 0
-    return min(int(os.environ.get("TEST_SHARES", "0")), len(session.items) // _AT_ONCE)
+    count = min(int(os.environ.get("TEST_SHARES", "0")), len(batches(session.items)))
+    return count if count > 1 else 0
 
 
 def batches(items: Sequence[pytest.Item]) -> list[tuple[int, int]]:
@@ -109,6 +110,7 @@ def _run(session: pytest.Session, count: int) -> None:
         os.close(reports)
         processes.append(_Process(pid, pipe))
     capture.start_global_capturing()
+    capture.suspend_global_capture()  # what this process prints is for the terminal
     try:
         _follow(session, processes)
     finally:

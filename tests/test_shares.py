@@ -36,7 +36,8 @@ HERE = pathlib.Path(__file__).parent
 
 def reached(state):
     end = time.monotonic() + 60  # of this test's own, if something is wrong
-    while time.monotonic() < end and not (HERE / state).exists():
+    while not (HERE / state).exists():
+        assert time.monotonic() < end
         time.sleep(0.01)  # between two looks
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,26 @@ def test_when_one_fails_the_others_end_what_they_use(tmp_path: Path) -> None:
     done = run(tmp_path, _WAITING + _FAILING, "-x")
     assert "stopping after 1 failures" in done.stdout, done.stdout
     assert (tmp_path / "ended").exists()
+
+
+_PASSING = """
+@pytest.mark.slow
+def test_that_the_first_process_takes_as_well():
+    pass
+
+@pytest.mark.slow
+def test_passes():
+    pass
+"""
+
+
+def test_progress_is_shown_while_they_run(tmp_path: Path) -> None:
+    process = start(tmp_path, _WAITING + _PASSING, "-v")
+    assert process.stdout
+    assert any("test_passes PASSED" in line for line in process.stdout)
+    (tmp_path / "go on").touch()  # a test that waits for it too long fails
+    output, _ = process.communicate()
+    assert "43 passed" in output
 
 
 async def test_interrupted_they_end_what_they_use(tmp_path: Path) -> None:
