@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,7 +95,7 @@ def test_failures_are_shown(tmp_path: Path) -> None:
 
 def test_the_first_failure_may_end_all(tmp_path: Path) -> None:
     done = run(tmp_path, _MANY + "    assert False\n", "-x")
-    assert "stopping after 1 failures" in done.stdout, done.stdout
+    assert "stopping after" in done.stdout, done.stdout
     assert done.returncode == 1
 
 
@@ -105,12 +106,10 @@ def test_a_process_that_ends_is_named_with_its_test(tmp_path: Path) -> None:
 
 
 _FAILING = """
+# The process that runs the test that waits has taken one more.
 @pytest.mark.slow
-def test_that_the_first_process_takes_as_well():
-    pass
-
-@pytest.mark.slow
-def test_fails():
+@pytest.mark.parametrize("number", range(5))
+def test_fails(number):
     reached("begun")
     (HERE / "go on").touch()
     assert False
@@ -119,17 +118,14 @@ def test_fails():
 
 def test_when_one_fails_the_others_end_what_they_use(tmp_path: Path) -> None:
     done = run(tmp_path, _WAITING + _FAILING, "-x")
-    assert "stopping after 1 failures" in done.stdout, done.stdout
+    assert "stopping after" in done.stdout, done.stdout
     assert (tmp_path / "ended").exists()
 
 
 _PASSING = """
 @pytest.mark.slow
-def test_that_the_first_process_takes_as_well():
-    pass
-
-@pytest.mark.slow
-def test_passes():
+@pytest.mark.parametrize("number", range(5))
+def test_passes(number):
     pass
 """
 
@@ -137,10 +133,10 @@ def test_passes():
 def test_progress_is_shown_while_they_run(tmp_path: Path) -> None:
     process = start(tmp_path, _WAITING + _PASSING, "-v")
     assert process.stdout
-    assert any("test_passes PASSED" in line for line in process.stdout)
+    assert any(re.search(r"test_passes.* PASSED", line) for line in process.stdout)
     (tmp_path / "go on").touch()  # a test that waits for it too long fails
     output, _ = process.communicate()
-    assert "43 passed" in output
+    assert "46 passed" in output
 
 
 async def test_interrupted_they_end_what_they_use(tmp_path: Path) -> None:
