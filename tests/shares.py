@@ -161,13 +161,13 @@ def _follow(session: pytest.Session, processes: list[_Process]) -> None:
                         config=session.config, data=one
                     )
                     hook.pytest_runtest_logreport(report=report)
+                    if session.shouldfail:
+                        raise session.Failed(session.shouldfail)
                     if report.when == "teardown":
                         ended += 1
                         hook.pytest_runtest_logfinish(
                             nodeid=report.nodeid, location=report.location
                         )
-            if session.shouldfail:
-                raise session.Failed(session.shouldfail)
     if ended != len(session.items):
         pytest.exit(f"{len(session.items) - ended} tests were not run", 3)
 

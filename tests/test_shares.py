@@ -95,7 +95,7 @@ def test_failures_are_shown(tmp_path: Path) -> None:
 
 def test_the_first_failure_may_end_all(tmp_path: Path) -> None:
     done = run(tmp_path, _MANY + "    assert False\n", "-x")
-    assert "stopping after" in done.stdout, done.stdout
+    assert "stopping after 1 failures" in done.stdout, done.stdout
     assert done.returncode == 1
 
 
@@ -118,7 +118,7 @@ def test_fails(number):
 
 def test_when_one_fails_the_others_end_what_they_use(tmp_path: Path) -> None:
     done = run(tmp_path, _WAITING + _FAILING, "-x")
-    assert "stopping after" in done.stdout, done.stdout
+    assert "stopping after 1 failures" in done.stdout, done.stdout
     assert (tmp_path / "ended").exists()
 
 
