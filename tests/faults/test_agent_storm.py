@@ -147,6 +147,16 @@ def test_time_between_takes_needs_a_reason() -> None:
     assert "2.00 s between t.a-1.s and t.a-2.s that no session names" in found.problems
 
 
+def test_an_agent_that_was_away_as_briefly_as_times_are_known_may_miss_words() -> None:
+    takes = [take("t.a-1.s", 1000.0, (0, 4)), take("t.a-2.s", 1004.2, (0, 3.8))]
+    stored = [*events("t.a-1.s", "abcd", 0), *events("t.a-2.s", "fgh", 0.8)]
+    found = account("a", SAID, takes, stored, [(1004.0, 1004.3)], exact=False)
+    assert (found.words.in_gaps, found.words.lost, found.problems) == (1, 0, [])
+    for away, exact in (((), False), ([(1004.0, 1004.3)], True)):
+        found = account("a", SAID, takes, stored, away, exact=exact)
+        assert (found.words.in_gaps, found.words.lost) == (int(exact), int(not exact))
+
+
 def test_a_word_that_the_recorder_missed_is_not_doubled() -> None:
     whole = [take("t.a-1.s", 1000.0, (0, 8))]
     stored = events("t.a-1.s", "abcdefgh", 0)

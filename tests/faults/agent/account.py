@@ -137,14 +137,14 @@ def account(
         for cause, seconds in sums.gaps.items():
             found.gap_seconds[cause] = found.gap_seconds.get(cause, 0.0) + seconds
     for before, after in itertools.pairwise(ordered):
-        if after.begin - before.end <= (_JOINED_S if exact else _BLUR_S):
+        was_away = any(a - _WITHIN_S < after.begin and before.end < b + _WITHIN_S for a, b in away)
+        joined = after.begin - before.end <= (_JOINED_S if exact else _BLUR_S)
+        if joined and (exact or not was_away):
             continue
-        found.absent_seconds += after.begin - before.end
-        gaps.append((before.end - blur, after.begin + blur))
+        found.absent_seconds += max(0.0, after.begin - before.end)
+        gaps.append((before.end - blur, max(before.end, after.begin) + blur))
         goes_on = before.key == after.key and after.begin > after.start
-        if not goes_on and not any(
-            a - _WITHIN_S < after.begin and before.end < b + _WITHIN_S for a, b in away
-        ):
+        if not goes_on and not was_away:
             found.problems.append(
                 f"{after.begin - before.end:.2f} s between {before.key} and {after.key} that no "
                 "session names"
