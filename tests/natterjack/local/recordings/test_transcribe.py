@@ -33,7 +33,7 @@ SLOWLY = {"SHERPA_CATCH_UP_RATE": "3"}
 SECONDS = 20.9
 """The first half of the bundled recording, which costs half as much."""
 TEXT = bundled_text().partition(", we")[0]
-"""What is read in it."""
+"""The text of that half."""
 
 
 @pytest.fixture
