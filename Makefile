@@ -76,7 +76,7 @@ lint-docs: $(VENV)/.dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 unit: $(VENV)/.dev system-packages ## the tests alone
-	TEST_SHARES=12 $(BIN)/pytest $(ARGS)
+	TEST_SHARES=8 $(BIN)/pytest $(ARGS)
 
 # Each installation uses one processor and waits for downloads, so they run beside one another.
 .PHONY: installed
