@@ -131,7 +131,7 @@ def alone(name: str) -> Iterator[None]:
 
 _BASE_COMMAND = (
     "mmdebstrap", "--quiet", "--variant=apt", "--include=python3-venv,usr-is-merged",
-    # Without it, usrmerge is installed, and all of Perl, which are a third of the processor's time.
+    # Without it, usrmerge is installed, and all of Perl.
     "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
     # As in Debian's own images, for the `apt-get update` of the Dockerfile.
     '--aptopt=Acquire::Languages "none"',

@@ -81,9 +81,9 @@ def _asked_for(path: Path, folder: Path) -> dict[str, Any]:
     wanted = {check["alertname"] for case in document["tests"] for check in case["alert_rule_test"]}
     left = list(wanted)
     while left:
-        rule = ALERTS.get(left[-1]) or RECORDED[left[-1]]
-        del left[-1]
-        found = {name for name in re.findall(r"[\w:]+", rule["expr"]) if name in RECORDED} - wanted
+        name = left.pop()
+        rule = ALERTS.get(name) or RECORDED[name]
+        found = RECORDED.keys() & set(re.findall(r"[\w:]+", rule["expr"])) - wanted
         wanted |= found
         left += found
     document["rule_files"] = []

@@ -141,8 +141,9 @@ def account(
         joined = after.begin - before.end <= (_JOINED_S if exact else _BLUR_S)
         if joined and (exact or not was_away):
             continue
-        found.absent_seconds += max(0.0, after.begin - before.end)
-        gaps.append((before.end - blur, max(before.end, after.begin) + blur))
+        back = max(before.end, after.begin)
+        found.absent_seconds += back - before.end
+        gaps.append((before.end - blur, back + blur))
         goes_on = before.key == after.key and after.begin > after.start
         if not goes_on and not was_away:
             found.problems.append(
