@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from natterjack.process.table import table
+from tests.waiting import within
 
 from .processes import (
     Emulator,
@@ -25,7 +26,7 @@ from .processes import worker as worker_process
 
 _SETTLE_S = 2.0
 _BEGIN_S = 60.0
-_LATE_MS = 150.0
+LATE_MS = 150.0
 _MOST_MISSING = 0.02
 
 
@@ -216,23 +217,27 @@ async def _window(
     return cpu, broker_cpu, took, await provider.stats(), await load.ask("stats")
 
 
-async def settled(provider: Emulator, sessions: int) -> dict[str, Any]:
-    """Wait until all sessions have started and audio arrives without lag.
+async def settled(provider: Emulator, sessions: int, late_ms: float = LATE_MS) -> dict[str, Any]:
+    """Wait until all sessions have started and audio arrives without lag: 95 % of it within
+    `late_ms`.
 
     Returns the provider's statistics at the moment when all sessions had started.
     """
     first = await _until(provider, "begun", sessions)
-    async with asyncio.timeout(_BEGIN_S):
+    async with within(_BEGIN_S):
         while True:
             await provider.stats(reset=True)
             await asyncio.sleep(_SETTLE_S)
-            if (await provider.stats())["audio_delay_ms"].get("p95", _LATE_MS) < _LATE_MS:
+            if (await provider.stats())["audio_delay_ms"].get("p95", late_ms) < late_ms:
                 return first
 
 
 @contextlib.asynccontextmanager
-async def streaming(sessions: int, *arguments: str) -> AsyncIterator[tuple[Program, Emulator]]:
-    """Run a worker, `python <arguments>`; yield it and its provider once all sessions stream."""
+async def streaming(
+    sessions: int, *arguments: str, late_ms: float = LATE_MS
+) -> AsyncIterator[tuple[Program, Emulator]]:
+    """Run a worker, `python <arguments>`; yield it and its provider once all sessions stream, as
+    `settled` has it."""
     async with (
         broker() as server,
         emulator() as provider,
@@ -241,13 +246,13 @@ async def streaming(sessions: int, *arguments: str) -> AsyncIterator[tuple[Progr
     ):
         await load.read_json()
         await load.read_json()
-        await settled(provider, sessions)
+        await settled(provider, sessions, late_ms)
         yield subject, provider
         await load.ask("end")
 
 
 async def _until(provider: Emulator, what: str, count: int) -> dict[str, Any]:
-    async with asyncio.timeout(_BEGIN_S):
+    async with within(_BEGIN_S):
         stats = await provider.stats()
         while stats[what] < count:
             await asyncio.sleep(0.1)

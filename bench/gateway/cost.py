@@ -28,7 +28,7 @@ from ..processes import (
     resident_bytes,
     worker,
 )
-from ..relay import settled
+from ..relay import LATE_MS, settled
 
 WHO = ("straight", "gateway")
 PARTS = ("client", "gateway", "worker", "broker")
@@ -164,8 +164,11 @@ def _clients(address: str, sessions: int) -> AbstractAsyncContextManager[Program
 
 
 @contextlib.asynccontextmanager
-async def streaming(sessions: int, *arguments: str) -> AsyncIterator[tuple[Program, Emulator]]:
-    """Run a gateway, `python <arguments>`; yield it and the provider once all clients stream."""
+async def streaming(
+    sessions: int, *arguments: str, late_ms: float = LATE_MS
+) -> AsyncIterator[tuple[Program, Emulator]]:
+    """Run a gateway, `python <arguments>`; yield it and the provider once all clients stream, as
+    `settled` has it."""
     async with (
         emulator() as provider,
         broker() as server,
@@ -175,7 +178,7 @@ async def streaming(sessions: int, *arguments: str) -> AsyncIterator[tuple[Progr
     ):
         await client.read_json()
         await client.ask("open")
-        await settled(provider, sessions)
+        await settled(provider, sessions, late_ms)
         yield subject, provider
 
 

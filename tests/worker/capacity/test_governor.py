@@ -22,7 +22,7 @@ from natterjack.errors import UsageError
 from natterjack.fleet.limits import AccountLimit, limit_key, parse_account_limit
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
-from natterjack.subjects import REPUBLISHED_PREFIX
+from natterjack.subjects import REPUBLISHED_PREFIX, SLOT_PREFIX
 from tests.freezing import freeze
 from tests.waiting import bound, lateness, soon, until, within
 from worker.capacity import permits
@@ -73,6 +73,12 @@ class Worker:
         for task in (*self.tasks, self.running):
             task.cancel()
         await asyncio.gather(*self.tasks, self.running, return_exceptions=True)
+
+    def knows(self) -> Counter[str]:
+        """The waiting sessions that it knows of, its own included, per tenant."""
+        pool, now = self.governor._pools[SLOT_PREFIX, "deepgram"], time.monotonic()
+        waiting = (*pool._waiting_here(now), *pool._waiting_elsewhere(now))
+        return Counter(one.tenant for one in waiting)
 
     def metric(self, name: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, {"account": "deepgram"})
@@ -357,8 +363,8 @@ async def announcements(fleet: Fleet) -> AsyncIterator[Waiting]:
             return sum(reported.values(), Counter())
 
         await until(lambda: total() == Counter(wanted), f"{wanted} waiting")
-        for worker in fleet.workers:  # each receives the same messages before the reply to this
-            await worker.broker.client.flush()
+        for worker in fleet.workers:  # one that has just begun to listen may have missed some
+            await until(lambda w=worker: w.knows() == Counter(wanted), f"{wanted} known")
 
     subscription = await broker.client.subscribe(
         f"{REPUBLISHED_PREFIX}.waiting.slot.deepgram", cb=take

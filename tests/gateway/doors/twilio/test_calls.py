@@ -19,7 +19,7 @@ from natterjack.speaking.opening import speak
 from natterjack.voice.events import UtteranceEvent, parse_voice_event
 from tests.edge_capture.playback.speaker import heard
 from tests.nats_server import NatsServer
-from tests.waiting import until, within
+from tests.waiting import lateness, until, within
 from tests.worker.programs import holder
 from tests.worker.voice.tone_worker import ToneWorker
 
@@ -275,7 +275,7 @@ async def test_an_interruption_clears_what_was_not_heard(
     call = Twilio(
         f"{house.gateway.ws}/twilio", token=token, conversation="call-7", voice="assistant"
     )
-    async with within(90):
+    async with within(90), lateness() as late:
         await call.dial()
         await call.start()
         async with speak("acme", "call-7", "assistant", broker=ready_broker) as speaking:
@@ -294,7 +294,9 @@ async def test_an_interruption_clears_what_was_not_heard(
     reached = heard(call.heard, 8000)
     assert reached == words[: len(reached)]
     assert len(reached) < 25
-    assert abs(len(spoken) - len(reached)) <= 2
+    # The gateway learns from the next mark that a busy machine made the call silent in between.
+    unknown_s = late.seconds + call.silence_ms / 1000
+    assert abs(len(spoken) - len(reached)) <= 2 + unknown_s / tones.WORD_SECONDS
 
 
 # ---- who may, and bad input ---------------------------------------------------------------------

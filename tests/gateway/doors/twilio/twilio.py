@@ -54,6 +54,8 @@ class Twilio:
         self.marks: list[str] = []
         """Marks that were echoed."""
         self.clears = 0
+        self.silence_ms = 0
+        """How long the caller heard nothing after the first audio and before the first clear."""
         self.invalid: list[Any] = []
         self.close_code: int | None = None
         self.close_reason = ""
@@ -160,6 +162,8 @@ class Twilio:
         while True:
             ticks += 1
             await asyncio.sleep(started + ticks * FRAME_MS / 1000 - time.monotonic())
+            if self.played and not self.waiting and not self.clears:
+                self.silence_ms += FRAME_MS
             self.played += self.waiting[:FRAME_BYTES]
             del self.waiting[:FRAME_BYTES]
             await self._echo()
