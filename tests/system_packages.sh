@@ -34,14 +34,15 @@ if ! command -v npm >/dev/null 2>&1; then
 fi
 
 # Without Chromium the tests of the gateway's pages are skipped. Fonts, so that pictures have letters.
-if ! command -v chromium >/dev/null 2>&1; then
+if ! command -v chromium-headless-shell >/dev/null 2>&1; then
+	missing="the tests of the gateway's pages need the package chromium-headless-shell or chromium"
 	if [ -n "$root" ]; then
-		echo "installing Debian packages: chromium fonts-noto-core"
+		echo "installing Debian packages: chromium-headless-shell fonts-noto-core"
 		apt-get update -qq
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-noto-core >/dev/null ||
-			echo "the tests of the gateway's pages are skipped without the package chromium" >&2
-	else
-		echo "the tests of the gateway's pages are skipped without the package chromium" >&2
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-headless-shell fonts-noto-core >/dev/null ||
+			echo "$missing" >&2
+	elif ! command -v chromium >/dev/null 2>&1; then
+		echo "$missing" >&2
 	fi
 fi
 
