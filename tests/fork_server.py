@@ -23,9 +23,17 @@ import tempfile
 import termios
 from typing import Any
 
+from natterjack.plugin.entry_points import GROUP, VOICES_GROUP, available
+
 IMPORTED = (
-    "worker.__main__", "edge_capture.__main__", "gateway.__main__", "natterjack.cli.main", "uvloop"
+    "worker.__main__", "edge_capture.__main__", "gateway.__main__", "natterjack.cli.main", "uvloop",
+    *(f"worker.providers.{name}" for name in (
+        "deepgram", "deepgram_flux", "deepgram_rest", "managed", "speechmatics",
+        "speechmatics_agent",
+    )),
+    *(f"worker.voices.{name}" for name in ("deepgram_aura", "deepgram_flux_voice", "hibari")),
 )  # fmt: skip
+"""All but the embedded engine, whose threads would not survive a fork."""
 
 
 def serve(address: str) -> tuple[str, list[str]]:
@@ -111,6 +119,8 @@ def become(request: dict[str, Any], descriptors: list[int]) -> None:
 def main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
+    for group in (GROUP, VOICES_GROUP):
+        available(group)
     gc.collect()
     gc.freeze()
     assert len(os.listdir("/proc/self/task")) == 1, "a process with threads must not fork"

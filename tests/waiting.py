@@ -70,11 +70,13 @@ class Countdown:
 
     def __init__(self, seconds: float, interval: float = _LOOK_SECONDS) -> None:
         self._left = seconds * SCALE
-        self._most = 2 * interval
+        self._least, self._most = interval / 10, 2 * interval
         self._before = time.monotonic()
 
     def expired(self) -> bool:
         now = time.monotonic()
+        if now - self._before < self._least:  # to measure the machine takes time, too
+            return self._left <= 0
         self._left -= min(now - self._before, self._most) / slowdown()
         self._before = now
         return self._left <= 0
@@ -142,23 +144,24 @@ async def until(
     what: str,
     timeout: float = 30,
 ) -> Any:
-    """Return the first true value of `condition`. One that awaits something, such as a reply of the
-    broker, is asked less often the longer it stays false, and one that takes long, such as a list
-    of all processes, for a third of the time at most.
+    """Return the first true value of `condition`. It is asked less often the longer it stays false,
+    above all if it awaits something, such as a reply of the broker; one that takes long, such as a
+    list of all processes, for a third of the time at most.
 
     Raises: AssertionError naming `what` if it stays false; `timeout` is in seconds of an idle
     machine.
     """
     started, countdown = time.monotonic(), Countdown(timeout, interval=0.5)
-    interval = 0.01
+    interval, longest = 0.01, 0.04
     while True:
         asked = time.monotonic()
         value = condition()
         if isinstance(value, Awaitable):
             value = await value
-            interval = min(0.1, interval * 1.1)
+            longest = 0.1
         if value:
             return value
         if countdown.expired():
             raise AssertionError(f"not within {time.monotonic() - started:.1f} s: {what}")
         await asyncio.sleep(max(interval, min(_LONGEST_PAUSE, 2 * (time.monotonic() - asked))))
+        interval = min(longest, interval * 1.1)

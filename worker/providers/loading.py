@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Generic, TypeVar
@@ -23,7 +23,7 @@ from natterjack.plugin.provider import Provider
 from natterjack.plugin.voice import Voice
 from natterjack.process.variables import Unknown, unknown_variables
 from natterjack.process.waiting import timeout_of_others
-from natterjack.settings import load
+from natterjack.settings import load, variables
 from natterjack.telemetry.log import fields
 from worker.settings import WorkerSettings
 
@@ -89,6 +89,17 @@ def _load(name: str, group: str, base: type[Any], kind: str, where: str) -> Any:
             f"{base.__name__}"
         )
     return loaded
+
+
+def _settings_models(wanted: Callable[[str], bool]) -> list[type[BaseSettings]]:
+    """The settings of the providers and voices whose name is wanted, as far as they can be loaded:
+    `Plugins.get` raises the error if one is used."""
+    models: list[type[BaseSettings]] = []
+    for group, load_one in ((GROUP, load_class), (VOICES_GROUP, load_voice_class)):
+        for name in filter(wanted, available(group)):
+            with contextlib.suppress(PluginError):
+                models.append(load_one(name).Settings)
+    return models
 
 
 class Plugins(ABC, Generic[G]):
@@ -200,19 +211,25 @@ class Plugins(ABC, Generic[G]):
     def unknown_variables(self, names: Iterable[str]) -> list[Unknown]:
         """Return variables and files that resemble settings of these providers but are not.
 
-        It loads every provider of the same vendors, for example `deepgram` and `deepgram-flux`,
-        because they share a prefix; of both kinds.
+        Providers of one vendor, for example `deepgram` and `deepgram-flux`, share a prefix. Those
+        that are not named are loaded, which takes a while, only if one of them may have a variable
+        that is there.
         """
-        vendors = {name.partition("-")[0] for name in names}
-        models: list[type[BaseSettings]] = []
-        for group in (GROUP, VOICES_GROUP):
-            for name in available(group):
-                if name.partition("-")[0] in vendors:
-                    with contextlib.suppress(PluginError):  # `get` raises it if it is used
-                        plugin = load_class(name) if group == GROUP else load_voice_class(name)
-                        models.append(plugin.Settings)
+        used = set(names)
+        vendors = {name.partition("-")[0] for name in used}
+        models = _settings_models(lambda name: name in used)
+        known = {variable for model in models for variable in variables(model)}
+        prefixes = (
+            *(f"{vendor.upper()}_" for vendor in vendors),
+            *(str(model.model_config.get("env_prefix", "")) for model in models),
+        )
         files = dict.fromkeys((stamp[0] for stamp in self._stamps or ()), "")
-        return unknown_variables({**files, **os.environ}, models)
+        environment = {**files, **os.environ}
+        given = {name.upper() for name in environment}
+        if not any(name.startswith(prefixes) for name in given - known):
+            return []
+        models = _settings_models(lambda name: name.partition("-")[0] in vendors)
+        return unknown_variables(environment, models)
 
     async def watch(self) -> None:
         """Call `look` each second, until cancelled. Returns at once without WORKER_SECRETS_DIR."""

@@ -190,6 +190,26 @@ def test_a_worker_knows_the_settings_of_its_providers(
     ]
 
 
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("name", "loaded"), [("DEEPGRAM_API_KEY", "False"), ("DEEPGRAM_API_KEYS", "True")]
+)
+def test_other_providers_are_loaded_only_if_a_variable_may_be_theirs(
+    name: str, loaded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "key")
+    code = """if True:
+        import sys
+        from worker.providers.loading import Providers
+        from worker.settings import WorkerSettings
+        Providers(WorkerSettings()).unknown_variables(["deepgram"])
+        assert "worker.providers.deepgram" in sys.modules
+        print("worker.providers.deepgram_flux" in sys.modules)
+    """
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert result.stdout.decode().strip() == loaded
+
+
 PROGRAMS = {
     "natterjack-edge": (
         ("-m", "edge_capture", "send", "--spool", "spool", "--once"),
