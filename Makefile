@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Without compiled modules, every process of the tests spends ten seconds on compiling them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo up check test test-ranges soak bench docs lint lint-docs lint-deploy lint-clients types quick unit format deb \
+.PHONY: demo up check test ranges test-ranges soak bench docs lint lint-docs lint-deploy lint-clients types quick unit format deb \
   clean help system-packages
 
 help: ## show this list
@@ -83,7 +83,11 @@ unit: $(VENV)/.dev system-packages ## the tests alone
 installed:
 	@$(MAKE) --no-print-directory -j 3 $(VENV)/.dev $(VENV)-checkov/.done system-packages
 
-test: installed lint unit ## what CI runs
+# Beside one another, since tests wait more than they compute.
+test: installed lint ## what CI runs
+	@$(MAKE) --no-print-directory -j 2 unit ranges
+
+ranges: $(VENV)/.dev
 	@$(BIN)/python -m tests.ranges --skip-installed
 
 test-ranges: $(VENV)/.dev ## tests with the oldest and the newest nats-py and aiohttp allowed, and with an earlier Python

@@ -78,18 +78,16 @@ def main() -> int:
             found = metadata.name.removeprefix(prefix).removesuffix(".dist-info")
             if "--skip-installed" in sys.argv and Version(found) == Version(version(name)):
                 continue
-            print(f"connection tests with {name} {found}", flush=True)
-            if not passed(TESTS[name], folder):
+            if not passed(f"{name} {found}", TESTS[name], folder):
                 failed.append(f"{name} {found}")
     earlier = earlier_python()
     if earlier is None:
         print("no earlier release of this Python is installed in /usr: it is not tried")
     else:
         release, program = earlier
-        print(f"tests with Python {release}", flush=True)
         # The packages of this environment are those of any release of the minor version.
         packages = Path(sysconfig.get_path("purelib"))
-        if not passed(PYTHON_TESTS, packages, program):
+        if not passed(f"Python {release}", PYTHON_TESTS, packages, program):
             failed.append(f"Python {release}")
     if failed:
         print(f"failed with {' and '.join(failed)}")
@@ -108,13 +106,21 @@ def earlier_python() -> tuple[str, str] | None:
     return (found, program) if Version(found) < Version(platform.python_version()) else None
 
 
-def passed(tests: tuple[str, ...], folder: Path, program: str = sys.executable) -> bool:
-    """Run tests, with the packages in `folder` ahead of others."""
+def passed(what: str, tests: tuple[str, ...], folder: Path, program: str = sys.executable) -> bool:
+    """Run tests, with the packages in `folder` ahead of others, and print the result: as a whole,
+    since other tests may run beside these."""
     path = os.pathsep.join(filter(None, (str(folder), str(ROOT), os.environ.get("PYTHONPATH"))))
     scripts = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
     command = (program, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
     environment = {**os.environ, "TEST_SHARES": "6", "PYTHONPATH": path, "PATH": scripts}
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
+    print(f"tests with {what} begin", flush=True)
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    shown = run.stdout if run.returncode else run.stdout.splitlines()[-1].strip("= ")
+    print(f"tests with {what}: {shown}", flush=True)
+    return run.returncode == 0
 
 
 if __name__ == "__main__":
