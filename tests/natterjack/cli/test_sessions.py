@@ -208,23 +208,26 @@ async def test_watch_follows_a_session_from_its_start_to_its_end(
     start_worker: StartWorker,
 ) -> None:
     await start_worker()
-    speaker = Speaker(broker_settings, 12, speed=4)
+    speaker = Speaker(broker_settings, 400, speed=4)
 
     def seen() -> list[Any]:
         whole = watch.out[: watch.out.rfind("\n") + 1]
         return [json.loads(line) for line in whole.splitlines()]
 
+    def states() -> set[str]:
+        return {row["state"] for rows in seen() for row in rows}
+
     arguments = ("sessions", "--json", "--watch", "0.2")
     async with Command(*arguments, NATS_URL=sessions.url) as watch:
         await until(lambda: [] in seen(), "nothing yet", 30)
         async with speaking(speaker):
+            await until(lambda: "streaming" in states(), "it is seen streaming")
+            speaker.end_soon()
             await closed(broker, speaker.spec)
         so_far = len(seen())
         await until(lambda: [] in seen()[so_far:], "it has ended")
         watch.signal(signal.SIGINT)
         assert await watch.status() == 130
-    states = {row["state"] for rows in seen() for row in rows}
-    assert "streaming" in states
     assert watch.errors == ""
 
 
