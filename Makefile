@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Without compiled modules, every process of the tests spends ten seconds on compiling them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo up check test ranges test-ranges soak bench docs lint lint-docs lint-deploy lint-clients types quick unit format deb \
+.PHONY: demo up check test test-ranges soak bench docs lint lint-docs lint-deploy lint-clients types quick unit format deb \
   clean help system-packages
 
 help: ## show this list
@@ -85,13 +85,10 @@ installed:
 
 # Beside one another, since tests wait more than they compute.
 test: installed lint ## what CI runs
-	@$(MAKE) --no-print-directory -j 2 unit ranges
-
-ranges: $(VENV)/.dev
-	@$(BIN)/python -m tests.ranges --skip-installed
+	@$(MAKE) --no-print-directory -j 2 unit test-ranges RANGES=--skip-installed
 
 test-ranges: $(VENV)/.dev ## tests with the oldest and the newest nats-py and aiohttp allowed, and with an earlier Python
-	@$(BIN)/python -m tests.ranges
+	@$(BIN)/python -m tests.ranges $(RANGES)
 
 soak: $(VENV)/.dev ## many random examples, then two hours of random faults, with a table at the end
 	TEST_SEARCH=3 TEST_SHARES=4 $(BIN)/pytest -q $$(grep -rlE --include='test_*.py' '(tests|\.)\.searching' tests)

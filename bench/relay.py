@@ -26,7 +26,7 @@ from .processes import worker as worker_process
 
 _SETTLE_S = 2.0
 _BEGIN_S = 60.0
-LATE_MS = 150.0
+_LATE_MS, _BUSY_LATE_MS = 150.0, 1000.0
 _MOST_MISSING = 0.02
 
 
@@ -172,7 +172,8 @@ async def measure(
             start = time.monotonic() - began
         idle = resident_bytes(subject.pid)
         if who == "floor":
-            await _until(provider, "open", sessions)
+            async with asyncio.timeout(_BEGIN_S):
+                await _until(provider, "open", sessions)
         load = await stack.enter_async_context(
             program(
                 *("-m", "bench.load", "--nats", server.url, "--sessions", str(sessions)),
@@ -217,14 +218,17 @@ async def _window(
     return cpu, broker_cpu, took, await provider.stats(), await load.ask("stats")
 
 
-async def settled(provider: Emulator, sessions: int, late_ms: float = LATE_MS) -> dict[str, Any]:
-    """Wait until all sessions have started and audio arrives without lag: 95 % of it within
-    `late_ms`.
+async def settled(provider: Emulator, sessions: int, *, busy: bool = False) -> dict[str, Any]:
+    """Wait until all sessions have started and audio arrives without lag.
 
-    Returns the provider's statistics at the moment when all sessions had started.
+    On a machine that may be `busy` with other programs, more delay counts as none, and the limits
+    of the wait follow the load. Returns the provider's statistics at the moment when all sessions
+    had started.
     """
-    first = await _until(provider, "begun", sessions)
-    async with within(_BEGIN_S):
+    limit, late_ms = (within, _BUSY_LATE_MS) if busy else (asyncio.timeout, _LATE_MS)
+    async with limit(_BEGIN_S):
+        first = await _until(provider, "begun", sessions)
+    async with limit(_BEGIN_S):
         while True:
             await provider.stats(reset=True)
             await asyncio.sleep(_SETTLE_S)
@@ -234,7 +238,7 @@ async def settled(provider: Emulator, sessions: int, late_ms: float = LATE_MS) -
 
 @contextlib.asynccontextmanager
 async def streaming(
-    sessions: int, *arguments: str, late_ms: float = LATE_MS
+    sessions: int, *arguments: str, busy: bool = False
 ) -> AsyncIterator[tuple[Program, Emulator]]:
     """Run a worker, `python <arguments>`; yield it and its provider once all sessions stream, as
     `settled` has it."""
@@ -246,15 +250,14 @@ async def streaming(
     ):
         await load.read_json()
         await load.read_json()
-        await settled(provider, sessions, late_ms)
+        await settled(provider, sessions, busy=busy)
         yield subject, provider
         await load.ask("end")
 
 
 async def _until(provider: Emulator, what: str, count: int) -> dict[str, Any]:
-    async with within(_BEGIN_S):
+    stats = await provider.stats()
+    while stats[what] < count:
+        await asyncio.sleep(0.1)
         stats = await provider.stats()
-        while stats[what] < count:
-            await asyncio.sleep(0.1)
-            stats = await provider.stats()
     return stats

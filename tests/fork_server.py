@@ -26,14 +26,8 @@ from typing import Any
 from natterjack.plugin.entry_points import GROUP, VOICES_GROUP, available
 
 IMPORTED = (
-    "worker.__main__", "edge_capture.__main__", "gateway.__main__", "natterjack.cli.main", "uvloop",
-    *(f"worker.providers.{name}" for name in (
-        "deepgram", "deepgram_flux", "deepgram_rest", "managed", "speechmatics",
-        "speechmatics_agent",
-    )),
-    *(f"worker.voices.{name}" for name in ("deepgram_aura", "deepgram_flux_voice", "hibari")),
+    "worker.__main__", "edge_capture.__main__", "gateway.__main__", "natterjack.cli.main", "uvloop"
 )  # fmt: skip
-"""All but the embedded engine, whose threads would not survive a fork."""
 
 
 def serve(address: str) -> tuple[str, list[str]]:
@@ -120,7 +114,11 @@ def main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     for group in (GROUP, VOICES_GROUP):
-        available(group)
+        for name, plugin in available(group).items():
+            if (
+                plugin.module.startswith("worker.") and name != "sherpa"
+            ):  # whose threads cannot fork
+                importlib.import_module(plugin.module)
     gc.collect()
     gc.freeze()
     assert len(os.listdir("/proc/self/task")) == 1, "a process with threads must not fork"

@@ -78,17 +78,19 @@ def main() -> int:
             found = metadata.name.removeprefix(prefix).removesuffix(".dist-info")
             if "--skip-installed" in sys.argv and Version(found) == Version(version(name)):
                 continue
-            if not passed(f"{name} {found}", TESTS[name], folder):
-                failed.append(f"{name} {found}")
+            what = f"{name} {found}"
+            if not passed(what, TESTS[name], folder):
+                failed.append(what)
     earlier = earlier_python()
     if earlier is None:
         print("no earlier release of this Python is installed in /usr: it is not tried")
     else:
         release, program = earlier
+        what = f"Python {release}"
         # The packages of this environment are those of any release of the minor version.
         packages = Path(sysconfig.get_path("purelib"))
-        if not passed(f"Python {release}", PYTHON_TESTS, packages, program):
-            failed.append(f"Python {release}")
+        if not passed(what, PYTHON_TESTS, packages, program):
+            failed.append(what)
     if failed:
         print(f"failed with {' and '.join(failed)}")
     return 1 if failed else 0

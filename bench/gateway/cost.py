@@ -28,7 +28,7 @@ from ..processes import (
     resident_bytes,
     worker,
 )
-from ..relay import LATE_MS, settled
+from ..relay import settled
 
 WHO = ("straight", "gateway")
 PARTS = ("client", "gateway", "worker", "broker")
@@ -165,7 +165,7 @@ def _clients(address: str, sessions: int) -> AbstractAsyncContextManager[Program
 
 @contextlib.asynccontextmanager
 async def streaming(
-    sessions: int, *arguments: str, late_ms: float = LATE_MS
+    sessions: int, *arguments: str, busy: bool = False
 ) -> AsyncIterator[tuple[Program, Emulator]]:
     """Run a gateway, `python <arguments>`; yield it and the provider once all clients stream, as
     `settled` has it."""
@@ -178,7 +178,7 @@ async def streaming(
     ):
         await client.read_json()
         await client.ask("open")
-        await settled(provider, sessions, late_ms)
+        await settled(provider, sessions, busy=busy)
         yield subject, provider
 
 
