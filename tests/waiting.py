@@ -144,24 +144,23 @@ async def until(
     what: str,
     timeout: float = 30,
 ) -> Any:
-    """Return the first true value of `condition`. It is asked less often the longer it stays false,
-    above all if it awaits something, such as a reply of the broker; one that takes long, such as a
-    list of all processes, for a third of the time at most.
+    """Return the first true value of `condition`. One that awaits something, such as a reply of the
+    broker, is asked less often the longer it stays false, and one that takes long, such as a list
+    of all processes, for a third of the time at most.
 
     Raises: AssertionError naming `what` if it stays false; `timeout` is in seconds of an idle
     machine.
     """
     started, countdown = time.monotonic(), Countdown(timeout, interval=0.5)
-    interval, longest = 0.01, 0.04
+    interval = 0.01
     while True:
         asked = time.monotonic()
         value = condition()
         if isinstance(value, Awaitable):
             value = await value
-            longest = 0.1
+            interval = min(0.1, interval * 1.1)
         if value:
             return value
         if countdown.expired():
             raise AssertionError(f"not within {time.monotonic() - started:.1f} s: {what}")
         await asyncio.sleep(max(interval, min(_LONGEST_PAUSE, 2 * (time.monotonic() - asked))))
-        interval = min(longest, interval * 1.1)

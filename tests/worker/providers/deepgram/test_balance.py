@@ -19,7 +19,7 @@ from natterjack.plugin.errors import (
     Stalled,
     Unavailable,
 )
-from tests.waiting import until
+from tests.waiting import within
 from worker.providers.deepgram import DeepgramProvider
 
 from ..emulated.streams import collect, opened, send, shown
@@ -170,7 +170,9 @@ async def test_cancelling_leaves_nothing_open(
     with pytest.raises(asyncio.CancelledError):
         await reading
     reading = asyncio.create_task(admin.balance())
-    await until(lambda: emulator.account_requests, "the first request is answered")
+    async with within(10):  # until the first request is answered, and before the second one is
+        while not emulator.account_requests:
+            await asyncio.sleep(0)  # a turn of the loop: the next answer takes several
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
